@@ -2,6 +2,7 @@
 
 mod bench;
 mod doctor;
+mod relay;
 
 use clap::Parser;
 
@@ -9,6 +10,8 @@ use clap::Parser;
 #[derive(Parser)]
 #[command(name = "sosplice", version)]
 enum Command {
+    /// Relay TCP connections
+    Relay(relay::Args),
     /// Measure this relay against its peers, side by side
     Bench(bench::Args),
     /// Say what this kernel and these limits allow, and what to change
@@ -17,6 +20,7 @@ enum Command {
 
 fn main() -> std::process::ExitCode {
     match Command::parse() {
+        Command::Relay(args) => relay::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Doctor(args) => doctor::run(args),
     }

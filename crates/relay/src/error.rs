@@ -1,0 +1,46 @@
+//! What keeps a relay from starting. What ends a session is in its log line.
+
+use std::io;
+use std::net::SocketAddr;
+
+/// Why the relay could not start or go on.
+#[non_exhaustive]
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The listening address cannot be had.
+    #[error("cannot listen on {addr}: {source}")]
+    Listen {
+        /// The address asked for.
+        addr: SocketAddr,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A target's name does not resolve.
+    #[error("cannot resolve target {target}: {source}")]
+    Resolve {
+        /// The target as given.
+        target: String,
+        /// What the resolver said.
+        source: io::Error,
+    },
+    /// A worker thread or its runtime cannot be had.
+    #[error("cannot start worker {worker}: {source}")]
+    Worker {
+        /// Its number, from 0.
+        worker: usize,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// Signals cannot be caught.
+    #[error("cannot catch signals: {source}")]
+    Signals {
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The built-in origin cannot listen on loopback.
+    #[error("cannot start the built-in origin: {source}")]
+    Origin {
+        /// What the kernel said.
+        source: io::Error,
+    },
+}

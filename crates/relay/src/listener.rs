@@ -1,0 +1,71 @@
+//! A worker's own listening socket.
+
+use crate::error::Error;
+use rustix::fd::OwnedFd;
+use rustix::net::SocketFlags;
+use socket2::{Domain, Protocol, Socket, Type};
+use std::io;
+use std::net::SocketAddr;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// As many as the kernel allows: it caps this at net.core.somaxconn.
+const BACKLOG: i32 = i32::MAX;
+
+/// Binds one listener a worker to the same address. Port 0 is chosen once, for all.
+pub(crate) fn bind(addr: SocketAddr, workers: usize) -> Result<Vec<Socket>, Error> {
+    let listen = |source| Error::Listen { addr, source };
+    // SO_REUSEPORT would let a second relay of the same user take part of the
+    // connections unnoticed; a bind without it tells whether the port is free.
+    drop(socket(addr, false).map_err(listen)?);
+    let mut listeners = Vec::with_capacity(workers);
+    let mut addr = addr;
+    for _ in 0..workers {
+        let listener = socket(addr, true).map_err(listen)?;
+        if addr.port() == 0 {
+            let bound = listener.local_addr().map_err(listen)?;
+            addr = bound.as_socket().unwrap_or(addr);
+        }
+        listeners.push(listener);
+    }
+    // Only now: a connection must find the whole group, or it would be given to a
+    // part of the workers.
+    for listener in &listeners {
+        listener.listen(BACKLOG).map_err(listen)?;
+    }
+    Ok(listeners)
+}
+
+fn socket(addr: SocketAddr, shared: bool) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(shared)?;
+    if addr.ip().is_unspecified() && addr.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    // Accepted sockets inherit it: a call less for each connection.
+    socket.set_tcp_nodelay(true)?;
+    socket.bind(&addr.into())?;
+    Ok(socket)
+}
+
+/// A listening socket on a worker's runtime.
+pub(crate) struct Listener(AsyncFd<Socket>);
+
+impl Listener {
+    pub(crate) fn new(socket: Socket) -> io::Result<Self> {
+        AsyncFd::with_interest(socket, Interest::READABLE).map(Self)
+    }
+
+    /// The next connection, non-blocking and close-on-exec.
+    pub(crate) async fn accept(&self) -> io::Result<(OwnedFd, SocketAddr)> {
+        self.0
+            .async_io(Interest::READABLE, |socket| {
+                let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+                let (fd, peer) = rustix::net::acceptfrom_with(socket, flags)?;
+                let peer = peer.and_then(|any| SocketAddr::try_from(any).ok());
+                Ok((fd, peer.unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0)))))
+            })
+            .await
+    }
+}

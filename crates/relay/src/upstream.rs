@@ -1,0 +1,162 @@
+//! Where sessions go: the targets, how one is chosen, and the connect.
+
+use crate::error::Error;
+use rustix::fd::OwnedFd;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use sosplice::sys::Kind;
+use sosplice::tokio::Stream;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::str::FromStr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// A target as given: a name or an address, and a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target(String);
+
+impl FromStr for Target {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.parse::<SocketAddr>().is_ok() {
+            return Ok(Self(text.to_owned()));
+        }
+        let Some((host, port)) = text.rsplit_once(':') else {
+            return Err(format!("'{text}' has no port: write HOST:PORT"));
+        };
+        if port.parse::<u16>().is_err() {
+            return Err(format!("'{port}' is not a port (0 to 65535)"));
+        }
+        let named = host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
+        if host.is_empty() || !named {
+            return Err(format!("'{host}' is neither a name nor an address (IPv6 goes in brackets)"));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl Target {
+    /// Resolves to the first address.
+    ///
+    /// # Errors
+    /// [`Error::Resolve`] with the target's name.
+    pub fn resolve(&self) -> Result<SocketAddr, Error> {
+        let failed = |source| Error::Resolve { target: self.0.clone(), source };
+        let mut addrs = self.0.to_socket_addrs().map_err(failed)?;
+        addrs.next().ok_or_else(|| failed(io::Error::other("the name has no address")))
+    }
+}
+
+/// How an upstream is chosen for a connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Balance {
+    /// Each in turn.
+    #[default]
+    RoundRobin,
+    /// The one with the fewest sessions; ties in turn.
+    LeastConn,
+    /// Any, evenly.
+    Random,
+    /// By the client's address: the same client goes to the same upstream.
+    Source,
+}
+
+/// One upstream and its count of sessions, which is touched when a session begins and
+/// ends and never between.
+#[derive(Debug)]
+pub(crate) struct Upstream {
+    pub(crate) addr: SocketAddr,
+    sessions: AtomicUsize,
+}
+
+/// All upstreams of a relay, shared by its workers.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    upstreams: Vec<Upstream>,
+    balance: Balance,
+    turn: AtomicUsize,
+}
+
+impl Pool {
+    pub(crate) fn new(addrs: Vec<SocketAddr>, balance: Balance) -> Self {
+        let upstreams =
+            addrs.into_iter().map(|addr| Upstream { addr, sessions: AtomicUsize::new(0) }).collect();
+        Self { upstreams, balance, turn: AtomicUsize::new(0) }
+    }
+
+    /// The upstreams to try for a client, the chosen one first, then the others in
+    /// their order.
+    pub(crate) fn candidates(&self, client: IpAddr) -> impl Iterator<Item = &Upstream> {
+        let first = self.choose(client);
+        let count = self.upstreams.len();
+        (0..count).filter_map(move |i| self.upstreams.get((first + i) % count))
+    }
+
+    fn choose(&self, client: IpAddr) -> usize {
+        let count = self.upstreams.len();
+        if count < 2 {
+            return 0;
+        }
+        let turn = || self.turn.fetch_add(1, Ordering::Relaxed);
+        match self.balance {
+            Balance::RoundRobin => turn() % count,
+            Balance::LeastConn => {
+                let start = turn();
+                (0..count)
+                    .map(|i| (start + i) % count)
+                    .min_by_key(|&i| self.upstreams[i].sessions.load(Ordering::Relaxed))
+                    .unwrap_or(0)
+            }
+            Balance::Random => {
+                // A counter through a mixing function: even, and no state but the turn.
+                let mut x = turn() as u64;
+                x = (x ^ (x >> 30)).wrapping_add(0x9e37_79b9_7f4a_7c15).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+                x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+                ((x ^ (x >> 31)) % count as u64) as usize
+            }
+            Balance::Source => {
+                let mut hasher = DefaultHasher::new();
+                client.hash(&mut hasher);
+                (hasher.finish() % count as u64) as usize
+            }
+        }
+    }
+}
+
+/// A session's place at an upstream: counted while it lives.
+pub(crate) struct Place<'p>(&'p Upstream);
+
+impl<'p> Place<'p> {
+    pub(crate) fn take(upstream: &'p Upstream) -> Self {
+        upstream.sessions.fetch_add(1, Ordering::Relaxed);
+        Self(upstream)
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.sessions.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Connects without blocking.
+///
+/// # Errors
+/// What connect(2) answers, at once or later (SO_ERROR).
+pub(crate) async fn connect(addr: SocketAddr) -> io::Result<Stream> {
+    let family = if addr.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let fd: OwnedFd = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+    sockopt::set_tcp_nodelay(&fd, true)?;
+    match rustix::net::connect(&fd, &addr) {
+        Ok(()) => return Stream::register(fd, Kind::Tcp),
+        Err(rustix::io::Errno::INPROGRESS) => {}
+        Err(errno) => return Err(errno.into()),
+    }
+    // Registered only now: epoll reports a socket that was never connected as hung up.
+    let stream = Stream::register(fd, Kind::Tcp)?;
+    stream.writable().await?;
+    sockopt::socket_error(&stream)??;
+    Ok(stream)
+}

@@ -1,0 +1,171 @@
+//! Both directions between two sockets, as a pure value over two movers.
+//!
+//! What it adds to them: the half-close is carried (the end of file of one side
+//! becomes a FIN to the other, behind the last byte, while the other direction runs
+//! on), a failed source fails the opposite direction, and one idle limit serves
+//! both, so that a download does not end because nothing is uploaded.
+
+use crate::end::{Carried, Cause, End};
+use crate::idle::IdleClock;
+use crate::mover::{Ends, Limits, Mover, Need, Then};
+use crate::store::Store;
+use std::time::Instant;
+
+/// What happens to the other direction when one has reached its byte limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnMax {
+    /// It runs on to an end of its own.
+    #[default]
+    EndDirection,
+    /// It gives what it holds and ends with [`Cause::Unspliced`].
+    EndBoth,
+}
+
+/// How both directions ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BothEnds {
+    /// From the first socket to the second.
+    pub a_to_b: End,
+    /// From the second socket to the first.
+    pub b_to_a: End,
+}
+
+impl BothEnds {
+    /// The first cause worth telling: a failure or a limit before `Eof`.
+    #[must_use]
+    pub fn cause(&self) -> Cause {
+        match self.a_to_b.cause {
+            Cause::Eof | Cause::Unspliced => self.b_to_a.cause,
+            cause => cause,
+        }
+    }
+}
+
+/// A direction of a pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Direction {
+    AToB,
+    BToA,
+}
+
+/// How a step left the pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DuplexThen {
+    /// Each direction that still runs waits for what it needs.
+    Wait { a_to_b: Option<Need>, b_to_a: Option<Need> },
+    /// Both directions have ended.
+    End,
+}
+
+#[derive(Debug)]
+pub(crate) struct Duplex {
+    a_to_b: Mover,
+    b_to_a: Mover,
+    idle: IdleClock,
+    on_max: OnMax,
+}
+
+impl Duplex {
+    pub(crate) fn new(limits: Limits, on_max: OnMax, can_pipe: bool, now: Instant) -> Self {
+        let one_way = Limits { idle: None, ..limits };
+        Self {
+            a_to_b: Mover::new(one_way, can_pipe, now),
+            b_to_a: Mover::new(one_way, can_pipe, now),
+            idle: IdleClock::new(limits.idle, now),
+            on_max,
+        }
+    }
+
+    /// Steps each direction that still runs. `fin(direction, last)` is called when a
+    /// direction has reached its end of file and all of it is out: it is to shut down
+    /// that direction's drain for writing; `last` says that the other direction had
+    /// ended before, so that closing both would do as well.
+    pub(crate) fn step(
+        &mut self,
+        a_to_b: &mut impl Ends,
+        b_to_a: &mut impl Ends,
+        store: &mut Store,
+        now: Instant,
+        budget: usize,
+        mut fin: impl FnMut(Direction, bool),
+    ) -> DuplexThen {
+        let mut moved = 0;
+        let up = step_one(
+            &mut self.a_to_b,
+            &mut self.b_to_a,
+            self.on_max,
+            &mut moved,
+            |mover| mover.step(a_to_b, store, now, budget),
+            |last| fin(Direction::AToB, last),
+        );
+        let down = step_one(
+            &mut self.b_to_a,
+            &mut self.a_to_b,
+            self.on_max,
+            &mut moved,
+            |mover| mover.step(b_to_a, store, now, budget),
+            |last| fin(Direction::BToA, last),
+        );
+        // The second direction's end may have ended the first.
+        let up = if self.a_to_b.cause().is_some() { None } else { up };
+        if up.is_none() && down.is_none() {
+            return DuplexThen::End;
+        }
+        if moved > 0 {
+            self.idle.moved(now);
+        } else if self.idle.due(now) {
+            self.a_to_b.end_now(Cause::Idle);
+            self.b_to_a.end_now(Cause::Idle);
+            return DuplexThen::End;
+        }
+        DuplexThen::Wait { a_to_b: up, b_to_a: down }
+    }
+
+    /// When the driver must step at the latest, for the idle limit.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.idle.deadline()
+    }
+
+    pub(crate) fn carried(&self) -> (Carried, Carried) {
+        (self.a_to_b.carried(), self.b_to_a.carried())
+    }
+
+    /// Takes no more from either side; what is held is still given.
+    pub(crate) fn unsplice(&mut self) {
+        self.a_to_b.unsplice();
+        self.b_to_a.unsplice();
+    }
+
+    pub(crate) fn into_ends(self) -> BothEnds {
+        BothEnds { a_to_b: self.a_to_b.into_end(), b_to_a: self.b_to_a.into_end() }
+    }
+}
+
+fn step_one(
+    mover: &mut Mover,
+    other: &mut Mover,
+    on_max: OnMax,
+    moved: &mut u64,
+    step: impl FnOnce(&mut Mover) -> crate::mover::Step,
+    fin: impl FnOnce(bool),
+) -> Option<Need> {
+    if mover.cause().is_some() {
+        return None;
+    }
+    let step = step(mover);
+    *moved += step.moved;
+    let cause = match step.then {
+        Then::Wait(need) => return Some(need),
+        Then::End(cause) => cause,
+    };
+    match cause {
+        Cause::Eof => fin(other.cause().is_some()),
+        // Nobody is left to read what the other direction brings.
+        Cause::SourceError(error) => other.end_now(Cause::DrainError(error)),
+        Cause::Max if on_max == OnMax::EndBoth => other.unsplice(),
+        // A drain that takes no more may still have bytes to give: the other
+        // direction finds its own end.
+        _ => {}
+    }
+    None
+}

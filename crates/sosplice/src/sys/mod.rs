@@ -1,0 +1,14 @@
+//! The system calls of the library, and its only `unsafe`.
+//!
+//! Everything here is one call and its reading: no state, no retry but for
+//! EINTR. rustix makes the calls (its raw backend enters the kernel directly, so
+//! that a library that interposes libc's names can use this one), libc only where
+//! rustix has no name for an option.
+
+mod pipe;
+mod socket;
+mod sockopt;
+
+pub use pipe::Pipe;
+pub use socket::{Kind, Put, Take, drain, fill, is_listening, kind, recv, send};
+pub use sockopt::{low_water, reset_on_close, set_low_water, set_nodelay, shutdown_write};

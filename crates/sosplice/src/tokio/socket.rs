@@ -1,0 +1,184 @@
+//! What the tokio driver needs of a socket: readiness, and a call made under it.
+
+use crate::sys::{self, Kind};
+use rustix::fd::{AsFd, AsRawFd, OwnedFd};
+use std::io;
+use std::task::{Context, Poll};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::net::{TcpStream, UnixStream};
+
+/// A socket, or another descriptor, that is registered with the tokio runtime.
+pub trait Socket: AsFd {
+    /// Ready when the socket may be readable (data, end of file, or an error); the
+    /// task is woken otherwise. One task at a time may wait for it.
+    ///
+    /// # Errors
+    /// When the runtime is shutting down.
+    fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+
+    /// Ready when the socket may be writable.
+    ///
+    /// # Errors
+    /// When the runtime is shutting down.
+    fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+
+    /// Runs `call` if the readiness of `interest` is set, and clears that readiness
+    /// when the call answers WouldBlock.
+    ///
+    /// # Errors
+    /// WouldBlock, or what the call says.
+    fn try_io<R>(
+        &self,
+        interest: Interest,
+        call: impl FnOnce() -> io::Result<R>,
+    ) -> io::Result<R>;
+
+    /// What carries the bytes.
+    ///
+    /// # Errors
+    /// EBADF.
+    fn kind(&self) -> io::Result<Kind> {
+        Ok(sys::kind(self)?)
+    }
+
+    /// Whether O_NONBLOCK is set, which splice(2) needs.
+    fn is_nonblocking(&self) -> bool {
+        true
+    }
+
+    /// Whether a read that returns less than was asked for proves that nothing is
+    /// queued: true where the runtime would have told of urgent data, whose mark ends
+    /// a read before the bytes behind it.
+    fn short_read_is_dry(&self) -> bool {
+        false
+    }
+}
+
+macro_rules! forward {
+    () => {
+        fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Self::poll_read_ready(self, cx)
+        }
+        fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Self::poll_write_ready(self, cx)
+        }
+        fn try_io<R>(
+            &self,
+            interest: Interest,
+            call: impl FnOnce() -> io::Result<R>,
+        ) -> io::Result<R> {
+            Self::try_io(self, interest, call)
+        }
+    };
+}
+
+impl Socket for TcpStream {
+    forward!();
+    fn kind(&self) -> io::Result<Kind> {
+        Ok(Kind::Tcp)
+    }
+}
+
+impl Socket for UnixStream {
+    forward!();
+    fn kind(&self) -> io::Result<Kind> {
+        Ok(Kind::Unix)
+    }
+}
+
+/// Anything else that can be polled: a terminal, a pipe, a socket made by hand.
+/// Registered with [`Interest::PRIORITY`] beside the others, it spares a call after
+/// each short read.
+impl<T: AsFd + AsRawFd> Socket for AsyncFd<T> {
+    fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Self::poll_read_ready(self, cx).map_ok(drop)
+    }
+    fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Self::poll_write_ready(self, cx).map_ok(drop)
+    }
+    fn try_io<R>(
+        &self,
+        interest: Interest,
+        call: impl FnOnce() -> io::Result<R>,
+    ) -> io::Result<R> {
+        Self::try_io(self, interest, |_| call())
+    }
+    fn is_nonblocking(&self) -> bool {
+        rustix::fs::fcntl_getfl(self).is_ok_and(|f| f.contains(rustix::fs::OFlags::NONBLOCK))
+    }
+}
+
+/// A TCP or unix stream socket that is registered for readable, writable and urgent:
+/// the cheapest one for the mover.
+#[derive(Debug)]
+pub struct Stream {
+    fd: AsyncFd<OwnedFd>,
+    kind: Kind,
+}
+
+impl Stream {
+    /// Registers a connected or connecting stream socket with the current runtime and
+    /// sets O_NONBLOCK on it.
+    ///
+    /// # Errors
+    /// What the kernel says to the registration.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime with I/O enabled, as tokio's own types.
+    pub fn new(fd: OwnedFd) -> io::Result<Self> {
+        rustix::io::ioctl_fionbio(&fd, true)?;
+        let kind = sys::kind(&fd)?;
+        Self::register(fd, kind)
+    }
+
+    /// As [`new`](Self::new) for a socket whose kind is known and that has O_NONBLOCK
+    /// set: no system call but the registration.
+    ///
+    /// # Errors
+    /// What the kernel says to the registration.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime with I/O enabled.
+    pub fn register(fd: OwnedFd, kind: Kind) -> io::Result<Self> {
+        let interest = Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY;
+        Ok(Self { fd: AsyncFd::try_with_interest(fd, interest).map_err(|e| e.into_parts().1)?, kind })
+    }
+
+    /// Waits until the socket is writable: connected, or failed.
+    ///
+    /// # Errors
+    /// When the runtime is shutting down.
+    pub async fn writable(&self) -> io::Result<()> {
+        self.fd.writable().await.map(drop)
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> rustix::fd::BorrowedFd<'_> {
+        self.fd.get_ref().as_fd()
+    }
+}
+
+impl Socket for Stream {
+    fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.fd.poll_read_ready(cx).map_ok(drop)
+    }
+    fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.fd.poll_write_ready(cx).map_ok(drop)
+    }
+    fn try_io<R>(
+        &self,
+        interest: Interest,
+        call: impl FnOnce() -> io::Result<R>,
+    ) -> io::Result<R> {
+        self.fd.try_io(interest, |_| call())
+    }
+    fn kind(&self) -> io::Result<Kind> {
+        Ok(self.kind)
+    }
+    fn short_read_is_dry(&self) -> bool {
+        // Asks the runtime, not the kernel: no priority event was seen.
+        self.fd.try_io(Interest::PRIORITY, |_| Ok(())).is_err()
+    }
+}
