@@ -5,9 +5,10 @@ use rustix::fd::OwnedFd;
 use rustix::net::SocketFlags;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
-use std::net::SocketAddr;
+use sosplice::sys::Kind;
+use sosplice::tokio::{Registered, Socket as _};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 
 /// As many as the kernel allows: it caps this at net.core.somaxconn.
 const BACKLOG: i32 = i32::MAX;
@@ -50,22 +51,31 @@ fn socket(addr: SocketAddr, shared: bool) -> io::Result<Socket> {
 }
 
 /// A listening socket on a worker's runtime.
-pub(crate) struct Listener(AsyncFd<Socket>);
+pub(crate) struct Listener(Registered);
 
 impl Listener {
     pub(crate) fn new(socket: Socket) -> io::Result<Self> {
-        AsyncFd::with_interest(socket, Interest::READABLE).map(Self)
+        Registered::with_kind(socket.into(), Kind::Tcp).map(Self)
     }
 
     /// The next connection, non-blocking and close-on-exec.
     pub(crate) async fn accept(&self) -> io::Result<(OwnedFd, SocketAddr)> {
-        self.0
-            .async_io(Interest::READABLE, |socket| {
+        loop {
+            let accepted = self.0.try_io(Interest::READABLE, || {
                 let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-                let (fd, peer) = rustix::net::acceptfrom_with(socket, flags)?;
-                let peer = peer.and_then(|any| SocketAddr::try_from(any).ok());
-                Ok((fd, peer.unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0)))))
-            })
-            .await
+                Ok(rustix::net::acceptfrom_with(&self.0, flags)?)
+            });
+            match accepted {
+                Ok((fd, peer)) => {
+                    let peer = peer.and_then(|any| SocketAddr::try_from(any).ok());
+                    return Ok((fd, peer.unwrap_or(UNKNOWN)));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.0.readable().await?,
+                Err(error) => return Err(error),
+            }
+        }
     }
 }
+
+/// Stands for a client whose address the kernel did not tell.
+const UNKNOWN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);

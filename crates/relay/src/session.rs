@@ -4,7 +4,7 @@ use crate::relay::Shared;
 use crate::upstream::{Place, connect};
 use rustix::fd::OwnedFd;
 use sosplice::sys::{self, Kind};
-use sosplice::tokio::{Both, Stream};
+use sosplice::tokio::{Both, Registered};
 use sosplice::{BothEnds, Cause, OnMax};
 use std::future::poll_fn;
 use std::io;
@@ -15,7 +15,7 @@ use std::time::Instant;
 /// Serves one accepted connection to its end.
 pub(crate) async fn run(shared: Arc<Shared>, fd: OwnedFd, client_addr: SocketAddr) {
     let began = Instant::now();
-    let client = match Stream::register(fd, Kind::Tcp) {
+    let client = match Registered::with_kind(fd, Kind::Tcp) {
         Ok(client) => client,
         Err(error) => {
             tracing::warn!(client = %client_addr, %error, "connection dropped: cannot register it");
@@ -48,7 +48,7 @@ pub(crate) async fn run(shared: Arc<Shared>, fd: OwnedFd, client_addr: SocketAdd
     }
 }
 
-async fn splice(shared: &Shared, client: &Stream, upstream: &Stream) -> BothEnds {
+async fn splice(shared: &Shared, client: &Registered, upstream: &Registered) -> BothEnds {
     match Both::new(client, upstream, shared.limits, OnMax::EndBoth) {
         Ok(both) => {
             let mut both = both.closing();
@@ -62,7 +62,7 @@ async fn splice(shared: &Shared, client: &Stream, upstream: &Stream) -> BothEnds
 
 /// Closes both; a failure on one side becomes a reset on the other, so that its peer
 /// does not take a cut stream for a whole one.
-fn close(client: Stream, upstream: Stream, ends: &BothEnds) {
+fn close(client: Registered, upstream: Registered, ends: &BothEnds) {
     let failed = |cause: Cause| cause.os_error().is_some();
     if failed(ends.a_to_b.cause) || failed(ends.b_to_a.cause) {
         let _ = sys::reset_on_close(&client);

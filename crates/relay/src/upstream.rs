@@ -4,7 +4,7 @@ use crate::error::Error;
 use rustix::fd::OwnedFd;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use sosplice::sys::Kind;
-use sosplice::tokio::Stream;
+use sosplice::tokio::Registered;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
@@ -144,18 +144,18 @@ impl Drop for Place<'_> {
 ///
 /// # Errors
 /// What connect(2) answers, at once or later (SO_ERROR).
-pub(crate) async fn connect(addr: SocketAddr) -> io::Result<Stream> {
+pub(crate) async fn connect(addr: SocketAddr) -> io::Result<Registered> {
     let family = if addr.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let fd: OwnedFd = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
     sockopt::set_tcp_nodelay(&fd, true)?;
     match rustix::net::connect(&fd, &addr) {
-        Ok(()) => return Stream::register(fd, Kind::Tcp),
+        Ok(()) => return Registered::with_kind(fd, Kind::Tcp),
         Err(rustix::io::Errno::INPROGRESS) => {}
         Err(errno) => return Err(errno.into()),
     }
     // Registered only now: epoll reports a socket that was never connected as hung up.
-    let stream = Stream::register(fd, Kind::Tcp)?;
+    let stream = Registered::with_kind(fd, Kind::Tcp)?;
     stream.writable().await?;
     sockopt::socket_error(&stream)??;
     Ok(stream)

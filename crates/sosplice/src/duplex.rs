@@ -114,8 +114,7 @@ impl Duplex {
         if moved > 0 {
             self.idle.moved(now);
         } else if self.idle.due(now) {
-            self.a_to_b.end_now(Cause::Idle);
-            self.b_to_a.end_now(Cause::Idle);
+            self.end_now(Cause::Idle);
             return DuplexThen::End;
         }
         DuplexThen::Wait { a_to_b: up, b_to_a: down }
@@ -134,6 +133,12 @@ impl Duplex {
     pub(crate) fn unsplice(&mut self) {
         self.a_to_b.unsplice();
         self.b_to_a.unsplice();
+    }
+
+    /// Ends both directions at once with `cause`; what is held becomes residue.
+    pub(crate) fn end_now(&mut self, cause: Cause) {
+        self.a_to_b.end_now(cause);
+        self.b_to_a.end_now(cause);
     }
 
     pub(crate) fn into_ends(self) -> BothEnds {

@@ -17,6 +17,7 @@
 
 #![deny(unsafe_code)]
 
+mod completion;
 mod duplex;
 mod end;
 mod error;
@@ -35,4 +36,4 @@ pub use duplex::{BothEnds, OnMax};
 pub use end::{Carried, Cause, End, OsError};
 pub use error::Error;
 pub use mover::{EngineChoice, Limits};
-//pub use splicer::{Both, Splice, Splicer, splice_both};
+pub use splicer::{Both, Splice, Splicer, splice_both};

@@ -6,9 +6,11 @@
 //! rustix has no name for an option.
 
 mod pipe;
+mod signal;
 mod socket;
 mod sockopt;
 
 pub use pipe::Pipe;
+pub(crate) use signal::{HoldSigpipe, block_all};
 pub use socket::{Kind, Put, Take, drain, fill, is_listening, kind, recv, send};
 pub use sockopt::{low_water, reset_on_close, set_low_water, set_nodelay, shutdown_write};

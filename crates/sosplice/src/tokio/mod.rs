@@ -14,7 +14,7 @@
 mod ends;
 mod socket;
 
-pub use socket::{Socket, Stream};
+pub use socket::{Registered, Socket};
 
 use crate::duplex::{BothEnds, Direction, Duplex, DuplexThen, OnMax};
 use crate::end::{Carried, End};

@@ -109,30 +109,29 @@ impl<T: AsFd + AsRawFd> Socket for AsyncFd<T> {
     }
 }
 
-/// A TCP or unix stream socket that is registered for readable, writable and urgent:
-/// the cheapest one for the mover.
+/// A descriptor of its own, registered for readable, writable and urgent: the cheapest
+/// kind of socket for the mover.
 #[derive(Debug)]
-pub struct Stream {
+pub struct Registered {
     fd: AsyncFd<OwnedFd>,
     kind: Kind,
 }
 
-impl Stream {
-    /// Registers a connected or connecting stream socket with the current runtime and
-    /// sets O_NONBLOCK on it.
+impl Registered {
+    /// Registers with the current runtime and sets O_NONBLOCK.
     ///
     /// # Errors
-    /// What the kernel says to the registration.
+    /// What the kernel says to the registration (EPERM for a regular file).
     ///
     /// # Panics
     /// Outside a tokio runtime with I/O enabled, as tokio's own types.
     pub fn new(fd: OwnedFd) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&fd, true)?;
         let kind = sys::kind(&fd)?;
-        Self::register(fd, kind)
+        Self::with_kind(fd, kind)
     }
 
-    /// As [`new`](Self::new) for a socket whose kind is known and that has O_NONBLOCK
+    /// As [`new`](Self::new) for a descriptor whose kind is known and that has O_NONBLOCK
     /// set: no system call but the registration.
     ///
     /// # Errors
@@ -140,12 +139,25 @@ impl Stream {
     ///
     /// # Panics
     /// Outside a tokio runtime with I/O enabled.
-    pub fn register(fd: OwnedFd, kind: Kind) -> io::Result<Self> {
+    #[allow(unsafe_code, reason = "tokio has no safe constructor for an OwnedFd")]
+    pub fn with_kind(fd: OwnedFd, kind: Kind) -> io::Result<Self> {
         let interest = Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY;
-        Ok(Self { fd: AsyncFd::try_with_interest(fd, interest).map_err(|e| e.into_parts().1)?, kind })
+        // SAFETY: an OwnedFd names the same open descriptor until it is dropped, and the
+        // AsyncFd owns it and gives out no mutable access to it.
+        let registered = unsafe { AsyncFd::register_with_interest(fd, interest) };
+        let fd = registered.map_err(|error| error.into_parts().1)?;
+        Ok(Self { fd, kind })
     }
 
-    /// Waits until the socket is writable: connected, or failed.
+    /// Waits until it is readable: data, a connection to accept, an end or an error.
+    ///
+    /// # Errors
+    /// When the runtime is shutting down.
+    pub async fn readable(&self) -> io::Result<()> {
+        self.fd.readable().await.map(drop)
+    }
+
+    /// Waits until it is writable: connected, or failed.
     ///
     /// # Errors
     /// When the runtime is shutting down.
@@ -154,13 +166,13 @@ impl Stream {
     }
 }
 
-impl AsFd for Stream {
+impl AsFd for Registered {
     fn as_fd(&self) -> rustix::fd::BorrowedFd<'_> {
         self.fd.get_ref().as_fd()
     }
 }
 
-impl Socket for Stream {
+impl Socket for Registered {
     fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.fd.poll_read_ready(cx).map_ok(drop)
     }

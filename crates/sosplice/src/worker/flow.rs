@@ -1,0 +1,225 @@
+//! What a worker steps: a splice, or a pair of them.
+
+use super::{FlowId, Side};
+use crate::completion::Completion;
+use crate::duplex::{BothEnds, Direction, Duplex, DuplexThen};
+use crate::end::{Carried, Cause, End, OsError};
+use crate::mover::{Ends, Mover, Need, STEP_BUDGET_BYTES, Then};
+use crate::store::Store;
+use crate::sys::{self, Pipe, Put, Take};
+use rustix::fd::AsFd;
+use rustix::io::Errno;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+/// How a step left a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stepped {
+    Wait,
+    Turn,
+    Ended,
+}
+
+/// A flow on a worker.
+pub(crate) trait Flow: Send {
+    fn id(&self) -> FlowId;
+    fn sides(&self) -> [&Side; 2];
+    fn step(&mut self, store: &mut Store, now: Instant) -> Stepped;
+    fn deadline(&self) -> Option<Instant>;
+    fn unsplice(&mut self, force: bool);
+    /// Closes the sides and tells the end; by force if it had none.
+    fn finish(self: Box<Self>);
+    /// The worker could not take the flow.
+    fn fail(self: Box<Self>, errno: Errno);
+}
+
+/// A live count of one direction.
+///
+/// Whoever reads it waits for the write in flight: a byte that the far receiver has
+/// seen is in the count.
+#[derive(Debug, Default)]
+pub(crate) struct Counts(Mutex<Carried>);
+
+impl Counts {
+    pub(crate) fn read(&self) -> Carried {
+        *self.lock()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Carried> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The mover's ends on two sides.
+struct SideEnds<'f> {
+    source: &'f Side,
+    drain: &'f Side,
+    counts: &'f Counts,
+}
+
+impl Ends for SideEnds<'_> {
+    fn recv(&mut self, buf: &mut [u8]) -> io::Result<Take> {
+        let kind = self.source.kind();
+        self.source.take(buf.len(), |fd| sys::recv(fd, kind, buf))
+    }
+
+    fn fill(&mut self, pipe: &mut Pipe, len: usize) -> io::Result<Take> {
+        // A short move proves nothing: the pipe may be full by its slots.
+        self.source.take(0, |fd| sys::fill(fd, pipe, len))
+    }
+
+    fn send(&mut self, bytes: &[u8]) -> io::Result<Put> {
+        let mut counts = self.counts.lock();
+        let kind = self.drain.kind();
+        let put = self.drain.put(|fd| sys::send(fd, kind, bytes))?;
+        if let Put::Bytes(count) = put {
+            counts.copy += count as u64;
+        }
+        Ok(put)
+    }
+
+    fn drain(&mut self, pipe: &mut Pipe, len: usize) -> io::Result<Put> {
+        let mut counts = self.counts.lock();
+        let put = self.drain.put(|fd| sys::drain(fd, pipe, len))?;
+        if let Put::Bytes(count) = put {
+            counts.pipe += count as u64;
+        }
+        Ok(put)
+    }
+}
+
+/// One direction.
+pub(crate) struct OneWay {
+    pub(crate) id: FlowId,
+    pub(crate) source: Side,
+    pub(crate) drain: Side,
+    pub(crate) mover: Mover,
+    pub(crate) counts: Arc<Counts>,
+    pub(crate) done: Arc<Completion<End>>,
+}
+
+impl Flow for OneWay {
+    fn id(&self) -> FlowId {
+        self.id
+    }
+
+    fn sides(&self) -> [&Side; 2] {
+        [&self.source, &self.drain]
+    }
+
+    fn step(&mut self, store: &mut Store, now: Instant) -> Stepped {
+        let mut ends =
+            SideEnds { source: &self.source, drain: &self.drain, counts: &self.counts };
+        let step = self.mover.step(&mut ends, store, now, STEP_BUDGET_BYTES);
+        match step.then {
+            Then::End(_) => Stepped::Ended,
+            // Nothing is sent while the source is silent, so a drain that fails
+            // meanwhile is only seen here.
+            Then::Wait(_) => match self.drain.drain_failure() {
+                Some(Errno::PIPE) => self.over(Cause::DrainClosed),
+                Some(errno) => self.over(Cause::DrainError(errno.into())),
+                None if step.then == Then::Wait(Need::Turn) => Stepped::Turn,
+                None => Stepped::Wait,
+            },
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.mover.deadline()
+    }
+
+    fn unsplice(&mut self, force: bool) {
+        if force {
+            self.mover.end_now(Cause::Unspliced);
+        } else {
+            self.mover.unsplice();
+        }
+    }
+
+    fn finish(self: Box<Self>) {
+        let Self { source, drain, mover, done, .. } = *self;
+        // Before the end is told: whoever hears of it finds its sockets as they were.
+        drop((source, drain));
+        done.complete(mover.into_end());
+    }
+
+    fn fail(mut self: Box<Self>, errno: Errno) {
+        self.mover.end_now(Cause::SourceError(OsError::from(errno)));
+        self.finish();
+    }
+}
+
+impl OneWay {
+    fn over(&mut self, cause: Cause) -> Stepped {
+        self.mover.end_now(cause);
+        Stepped::Ended
+    }
+}
+
+/// Both directions, with the half-close carried.
+pub(crate) struct TwoWay {
+    pub(crate) id: FlowId,
+    pub(crate) a: Side,
+    pub(crate) b: Side,
+    pub(crate) duplex: Duplex,
+    pub(crate) counts: Arc<[Counts; 2]>,
+    pub(crate) done: Arc<Completion<BothEnds>>,
+}
+
+impl Flow for TwoWay {
+    fn id(&self) -> FlowId {
+        self.id
+    }
+
+    fn sides(&self) -> [&Side; 2] {
+        [&self.a, &self.b]
+    }
+
+    fn step(&mut self, store: &mut Store, now: Instant) -> Stepped {
+        let (a, b) = (&self.a, &self.b);
+        let mut a_to_b = SideEnds { source: a, drain: b, counts: &self.counts[0] };
+        let mut b_to_a = SideEnds { source: b, drain: a, counts: &self.counts[1] };
+        let fin = |direction, _last| {
+            // The peer may be gone already (ENOTCONN), and then knows.
+            let _ = sys::shutdown_write(match direction {
+                Direction::AToB => b.as_fd(),
+                Direction::BToA => a.as_fd(),
+            });
+        };
+        let budget = STEP_BUDGET_BYTES;
+        match self.duplex.step(&mut a_to_b, &mut b_to_a, store, now, budget, fin) {
+            DuplexThen::End => Stepped::Ended,
+            DuplexThen::Wait { a_to_b, b_to_a } => {
+                if a_to_b == Some(Need::Turn) || b_to_a == Some(Need::Turn) {
+                    Stepped::Turn
+                } else {
+                    Stepped::Wait
+                }
+            }
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.duplex.deadline()
+    }
+
+    fn unsplice(&mut self, force: bool) {
+        if force {
+            self.duplex.end_now(Cause::Unspliced);
+        } else {
+            self.duplex.unsplice();
+        }
+    }
+
+    fn finish(self: Box<Self>) {
+        let Self { a, b, duplex, done, .. } = *self;
+        drop((a, b));
+        done.complete(duplex.into_ends());
+    }
+
+    fn fail(mut self: Box<Self>, errno: Errno) {
+        self.duplex.end_now(Cause::SourceError(OsError::from(errno)));
+        self.finish();
+    }
+}

@@ -1,0 +1,161 @@
+//! One socket of a flow: its descriptor, and what epoll has said of it.
+
+use crate::error::Error;
+use crate::nonblock::Nonblock;
+use crate::sys::{self, Kind, Put, Take};
+use rustix::event::epoll::EventFlags;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::io::Errno;
+use std::cell::Cell;
+use std::io;
+
+/// A socket with a descriptor of its own: the caller may close his while the splice
+/// runs. Both directions of a pair share it, hence the cell.
+#[derive(Debug)]
+pub(crate) struct Side {
+    fd: OwnedFd,
+    kind: Kind,
+    ready: Cell<Ready>,
+    nonblock: Nonblock,
+}
+
+/// What may be tried. Kept until a call finds otherwise.
+#[derive(Clone, Copy, Debug, Default)]
+struct Ready {
+    read: bool,
+    write: bool,
+    /// The peer has sent its end, or the connection is gone: a short read proves
+    /// nothing, for no further edge will come.
+    hung_up: bool,
+    /// Urgent data was seen: a short read proves nothing.
+    urgent: bool,
+    /// An error is pending.
+    error: bool,
+    /// Both directions of the connection are over: nothing can be sent.
+    dead: bool,
+    /// Not to be waited for (a regular file).
+    always: bool,
+}
+
+impl Side {
+    pub(super) const INTEREST: EventFlags = EventFlags::IN
+        .union(EventFlags::OUT)
+        .union(EventFlags::RDHUP)
+        .union(EventFlags::PRI)
+        .union(EventFlags::ET);
+
+    /// Duplicates `fd`, checks that it can be `end` of a splice, and sets O_NONBLOCK
+    /// until the side is dropped.
+    pub(crate) fn new(fd: BorrowedFd<'_>, end: &'static str) -> Result<Self, Error> {
+        let kind = sys::kind(fd).map_err(Error::setup("getsockopt"))?;
+        match kind {
+            Kind::Message(kind) => return Err(Error::NotAStream { end, kind }),
+            Kind::File => {}
+            Kind::Tcp | Kind::Unix | Kind::Stream => {
+                if sys::is_listening(fd).map_err(Error::setup("getsockopt"))? {
+                    return Err(Error::Listening { end });
+                }
+                if !is_connected(fd) {
+                    return Err(Error::NotConnected { end });
+                }
+            }
+        }
+        let fd = rustix::io::fcntl_dupfd_cloexec(fd, 0).map_err(Error::setup("fcntl"))?;
+        let nonblock = Nonblock::hold(&fd).map_err(Error::setup("fcntl"))?;
+        Ok(Self { fd, kind, ready: Cell::default(), nonblock })
+    }
+
+    pub(crate) fn can_pipe(&self) -> bool {
+        self.kind.can_pipe()
+    }
+
+    pub(super) fn note(&self, flags: EventFlags) {
+        let mut ready = self.ready.get();
+        let gone = EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR;
+        ready.read |= flags.intersects(EventFlags::IN | EventFlags::PRI | gone);
+        ready.write |= flags.intersects(EventFlags::OUT | EventFlags::HUP | EventFlags::ERR);
+        ready.hung_up |= flags.intersects(gone);
+        ready.urgent |= flags.contains(EventFlags::PRI);
+        ready.error |= flags.contains(EventFlags::ERR);
+        ready.dead |= flags.contains(EventFlags::HUP);
+        self.ready.set(ready);
+    }
+
+    pub(super) fn always_ready(&self) {
+        self.ready.set(Ready { read: true, write: true, always: true, ..Ready::default() });
+    }
+
+    /// What is wrong with this side as a drain, seen without sending: its pending
+    /// error, or EPIPE where the connection is over.
+    pub(super) fn drain_failure(&self) -> Option<Errno> {
+        let ready = self.ready.get();
+        if !ready.error && !ready.dead {
+            return None;
+        }
+        match rustix::net::sockopt::socket_error(&self.fd) {
+            Ok(Err(errno)) => Some(errno),
+            _ => ready.dead.then_some(Errno::PIPE),
+        }
+    }
+
+    /// Runs a read if the side may be readable.
+    pub(super) fn take(&self, room: usize, call: impl FnOnce(&OwnedFd) -> io::Result<Take>) -> io::Result<Take> {
+        let mut ready = self.ready.get();
+        if !ready.read {
+            return Ok(Take::Empty);
+        }
+        let mut taken = call(&self.fd)?;
+        if let Take::Bytes { count, dry } = &mut taken {
+            *dry = *count < room && !ready.hung_up && !ready.urgent && !ready.always;
+        }
+        if matches!(taken, Take::Empty | Take::Bytes { dry: true, .. }) {
+            ready.read = false;
+            self.ready.set(ready);
+        }
+        Ok(taken)
+    }
+
+    /// Runs a write if the side may be writable.
+    pub(super) fn put(&self, call: impl FnOnce(&OwnedFd) -> io::Result<Put>) -> io::Result<Put> {
+        let mut ready = self.ready.get();
+        if !ready.write {
+            return Ok(Put::Full);
+        }
+        let given = call(&self.fd)?;
+        if given == Put::Full {
+            ready.write = false;
+            self.ready.set(ready);
+        }
+        Ok(given)
+    }
+
+    pub(super) fn kind(&self) -> Kind {
+        self.kind
+    }
+}
+
+impl AsFd for Side {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl Drop for Side {
+    fn drop(&mut self) {
+        self.nonblock.release(&self.fd);
+    }
+}
+
+/// Connected or connecting. A stream socket that is neither polls as hung up.
+fn is_connected(fd: BorrowedFd<'_>) -> bool {
+    if rustix::net::getpeername(fd).is_ok() {
+        return true;
+    }
+    let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::OUT)];
+    let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+    match poll(&mut fds, Some(&now)) {
+        Ok(_) => !fds[0].revents().contains(PollFlags::HUP),
+        Err(_) => false,
+    }
+}
