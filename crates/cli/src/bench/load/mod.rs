@@ -1,0 +1,194 @@
+//! Load generators: this binary, re-executed inside a namespace.
+//!
+//! They share two cores with the relay they measure, so they are light: one
+//! connection is served by plain blocking calls (read, write, nothing else),
+//! many by one epoll thread a side, with one write and one read a message as
+//! long as the socket takes it whole. Messages are fixed size and their content
+//! is not looked at: correctness is what the tests are for.
+
+mod client;
+mod server;
+
+use std::net::SocketAddrV4;
+use std::time::Duration;
+
+use super::Error;
+use super::netns::progress;
+
+/// Arguments of the hidden `bench load`.
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(clap::Subcommand)]
+enum What {
+    /// Answers every SIZE bytes with SIZE bytes
+    Serve {
+        listen: SocketAddrV4,
+        #[arg(long)]
+        size: usize,
+        /// A blocking thread a connection, rather than one epoll thread
+        #[arg(long)]
+        threads: bool,
+    },
+    /// Request and response on connections that stay
+    Rr {
+        target: SocketAddrV4,
+        #[arg(long)]
+        size: usize,
+        #[arg(long)]
+        connections: usize,
+        #[arg(long)]
+        seconds: f64,
+    },
+    /// Connect, one request, one response, close
+    Conn {
+        target: SocketAddrV4,
+        #[arg(long)]
+        size: usize,
+        #[arg(long)]
+        in_flight: usize,
+        #[arg(long)]
+        seconds: f64,
+    },
+    /// Connections that pass one byte each way and then nothing
+    Idle {
+        target: SocketAddrV4,
+        #[arg(long)]
+        connections: usize,
+    },
+}
+
+/// Runs the hidden `bench load`; prints what was counted as one JSON line.
+pub fn run(args: Args) -> Result<(), Error> {
+    let load = Error::io("load");
+    match args.what {
+        What::Serve {
+            listen,
+            size,
+            threads,
+        } => {
+            if threads {
+                server::serve_threads(listen, size)
+            } else {
+                server::serve(listen, size)
+            }
+        }
+        .map_err(load),
+        What::Rr {
+            target,
+            size,
+            connections,
+            seconds,
+        } => {
+            let time = Duration::from_secs_f64(seconds);
+            let tally = if connections == 1 {
+                client::rr_one(target, size, time)
+            } else {
+                client::rr_many(target, size, connections, time)
+            };
+            print(&tally.map_err(load)?);
+            Ok(())
+        }
+        What::Conn {
+            target,
+            size,
+            in_flight,
+            seconds,
+        } => {
+            let time = Duration::from_secs_f64(seconds);
+            print(&client::conn(target, size, in_flight, time).map_err(load)?);
+            Ok(())
+        }
+        What::Idle {
+            target,
+            connections,
+        } => {
+            let held = client::open_idle(target, connections).map_err(load)?;
+            progress(&format!("{} connections open", held.len()));
+            println!("{READY}");
+            // Held until killed; bounded should the benchmark have died.
+            std::thread::sleep(Duration::from_secs(120));
+            Ok(())
+        }
+    }
+}
+
+/// What the idle client prints once all its connections are open.
+pub const READY: &str = "ready";
+
+/// What a client counted.
+#[derive(Debug, Default)]
+pub struct Tally {
+    /// Transactions done.
+    pub count: u64,
+    /// Transactions that failed (`conn` only; elsewhere a failure ends the run).
+    pub errors: u64,
+    /// How long it took.
+    pub seconds: f64,
+    /// Latency of each transaction, ns.
+    latency_ns: Vec<u32>,
+}
+
+impl Tally {
+    fn new() -> Tally {
+        Tally {
+            // Enough for ten seconds of a direct path, so that growing the
+            // vector does not show as latency.
+            latency_ns: Vec::with_capacity(2 << 20),
+            ..Tally::default()
+        }
+    }
+
+    fn add(&mut self, took: Duration) {
+        self.count += 1;
+        self.latency_ns
+            .push(u32::try_from(took.as_nanos()).unwrap_or(u32::MAX));
+    }
+
+    /// The latency below which this share of the transactions stayed, us.
+    fn percentile_us(&mut self, share: f64) -> f64 {
+        let last = self.latency_ns.len().saturating_sub(1);
+        let at = (last as f64 * share).round() as usize;
+        if self.latency_ns.is_empty() {
+            return 0.0;
+        }
+        let (_, value, _) = self.latency_ns.select_nth_unstable(at);
+        f64::from(*value) / 1e3
+    }
+}
+
+fn print(tally: &Tally) {
+    let mut latency = Tally {
+        latency_ns: tally.latency_ns.clone(),
+        ..Tally::default()
+    };
+    println!(
+        "{}",
+        serde_json::json!({
+            "count": tally.count,
+            "errors": tally.errors,
+            "seconds": tally.seconds,
+            "p50_us": latency.percentile_us(0.50),
+            "p99_us": latency.percentile_us(0.99),
+        })
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_of_a_known_row() {
+        let mut tally = Tally {
+            latency_ns: (0..=100).rev().map(|us| us * 1000).collect(),
+            ..Tally::default()
+        };
+        assert_eq!(tally.percentile_us(0.50), 50.0);
+        assert_eq!(tally.percentile_us(0.99), 99.0);
+        assert_eq!(Tally::default().percentile_us(0.99), 0.0);
+    }
+}
