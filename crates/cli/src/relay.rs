@@ -1,52 +1,168 @@
-//! `sosplice relay`.
-use sosplice_relay::{Balance, Config, Relay, Target};
-use std::net::SocketAddr;
+//! `sosplice relay`: the flags, and what they become.
+
+use crate::log;
+use sosplice_relay::{Balance, Config, Relay, Target, budget};
+use std::io::Write;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// Arguments of `sosplice relay`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Address to listen on
+    /// Where to listen: ADDRESS:PORT, or :PORT for every address; port 0 for any
+    #[arg(value_parser = listen)]
     listen: SocketAddr,
-    /// Where to go
+
+    /// Where to go: HOST:PORT, one or more; none for a built-in origin to try it with
     targets: Vec<Target>,
-    /// engine
-    #[arg(long, default_value = "auto")]
-    engine: String,
-    #[arg(long)]
-    workers: Option<usize>,
-    #[arg(long, default_value = "info")]
-    log_level: tracing::Level,
-    #[arg(long)]
-    json: bool,
+
+    /// End a connection when a direction has carried so many bytes (as 1000, 10MB, 1GiB)
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    max: Option<u64>,
+
+    /// End a connection when nothing moved either way for so long (as 90s, 5m)
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    idle: Option<Duration>,
+
+    /// Give up on an upstream that does not answer for so long
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = time)]
+    connect_timeout: Duration,
+
+    /// After SIGTERM let running connections go on for at most so long
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = time)]
+    drain_timeout: Duration,
+
+    /// What carries the bytes: auto lets each flow decide, pipe is splice(2), copy a buffer
+    #[arg(long, value_enum, default_value_t)]
+    engine: Engine,
+
+    /// How an upstream is chosen
+    #[arg(long, value_enum, default_value_t)]
+    balance: Policy,
+
+    /// Threads, each with a listener of its own [default: one a core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    workers: Option<u16>,
+
+    /// Look for events so long before sleeping: less latency for more CPU
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    busy_poll_us: u32,
+
+    /// Connections at a time; more wait [default: what the descriptor limit allows]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    max_connections: Option<u64>,
+
+    #[command(flatten)]
+    log: log::Args,
+}
+
+#[derive(Clone, Copy, Default, clap::ValueEnum)]
+enum Engine {
+    #[default]
+    Auto,
+    Pipe,
+    Copy,
+}
+
+#[derive(Clone, Copy, Default, clap::ValueEnum)]
+enum Policy {
+    /// Each upstream in turn
+    #[default]
+    RoundRobin,
+    /// The upstream with the fewest connections
+    LeastConn,
+    /// Any upstream, evenly
+    Random,
+    /// By the client's address
+    Source,
+}
+
+fn listen(text: &str) -> Result<SocketAddr, String> {
+    if let Some(port) = text.strip_prefix(':') {
+        let port = port.parse().map_err(|_| format!("'{port}' is not a port (0 to 65535)"))?;
+        return Ok(SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port));
+    }
+    text.parse().map_err(|_| "not ADDRESS:PORT (as 127.0.0.1:8080, [::1]:8080 or :8080)".to_owned())
+}
+
+fn bytes(text: &str) -> Result<u64, String> {
+    text.parse::<bytesize::ByteSize>().map(|size| size.as_u64()).map_err(|_| "not a number of bytes (as 1000, 10MB, 1GiB)".to_owned())
+}
+
+fn time(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|_| "not a time (as 500ms, 90s, 5m)".to_owned())
 }
 
 /// Runs `sosplice relay`.
 pub fn run(args: Args) -> ExitCode {
-    let sub = tracing_subscriber::fmt().with_max_level(args.log_level).with_writer(std::io::stderr);
-    if args.json {
-        sub.json().init();
-    } else {
-        sub.init();
-    }
-    let engine = match args.engine.as_str() {
-        "pipe" => sosplice::EngineChoice::Pipe,
-        "copy" => sosplice::EngineChoice::Copy,
-        _ => sosplice::EngineChoice::Auto,
-    };
-    let config = Config {
-        listen: args.listen,
-        targets: args.targets,
-        balance: Balance::RoundRobin,
-        limits: sosplice::Limits { engine, ..Default::default() },
-        connect_timeout: std::time::Duration::from_secs(5),
-        workers: args.workers.unwrap_or(2),
-    };
-    match Relay::run(config) {
+    args.log.start();
+    match start(args).and_then(|relay| Ok(relay.run()?)) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(e) => {
-            eprintln!("sosplice: {e}");
-            ExitCode::from(1)
+        Err(error) => {
+            // Nobody is left to tell if stderr is gone.
+            let _ = writeln!(std::io::stderr(), "sosplice: {error}");
+            ExitCode::FAILURE
         }
     }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error(transparent)]
+    Relay(#[from] sosplice_relay::Error),
+    #[error("--max-connections: {0}")]
+    Budget(#[from] budget::Error),
+}
+
+fn start(args: Args) -> Result<Relay, Error> {
+    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+    let workers = args.workers.map_or_else(cores, usize::from);
+    let config = Config {
+        listen: args.listen,
+        balance: match args.balance {
+            Policy::RoundRobin => Balance::RoundRobin,
+            Policy::LeastConn => Balance::LeastConn,
+            Policy::Random => Balance::Random,
+            Policy::Source => Balance::Source,
+        },
+        limits: sosplice::Limits {
+            max: args.max,
+            idle: args.idle,
+            engine: match args.engine {
+                Engine::Auto => sosplice::EngineChoice::Auto,
+                Engine::Pipe => sosplice::EngineChoice::Pipe,
+                Engine::Copy => sosplice::EngineChoice::Copy,
+            },
+        },
+        connect_timeout: args.connect_timeout,
+        drain_timeout: args.drain_timeout,
+        max_connections: args.max_connections,
+        busy_poll: Duration::from_micros(args.busy_poll_us.into()),
+        workers,
+        targets: args.targets,
+    };
+    let trial = config.targets.is_empty();
+    let relay = Relay::start(config)?;
+    tracing::info!(addr = %relay.addr(), workers, "listening");
+    if trial {
+        // On stdout whatever the log level: this is what the user is to do next. A
+        // closed stdout is no reason to stop.
+        let _ = write!(std::io::stdout(), "{}", try_this(relay.addr()));
+    }
+    Ok(relay)
+}
+
+/// What to type with the built-in origin behind.
+fn try_this(addr: SocketAddr) -> String {
+    let host = if addr.ip().is_unspecified() {
+        format!("localhost:{}", addr.port())
+    } else {
+        addr.to_string()
+    };
+    format!(
+        "No TARGET: a built-in origin answers behind this relay. Try, in another terminal:\n\
+         \n    curl http://{host}/bytes/100000000 -o /dev/null http://{host}/\n\n\
+         It fetches 100 MB through the relay, and then, on the same connection, what carried them.\n"
+    )
 }

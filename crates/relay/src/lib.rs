@@ -9,6 +9,8 @@
 
 mod error;
 mod listener;
+mod live;
+pub mod origin;
 pub mod relay;
 mod session;
 mod upstream;

@@ -1,61 +1,188 @@
-//! Start and stop.
+//! Start and stop: addresses resolved, listeners bound, workers started, signals obeyed.
 
 use crate::error::Error;
 use crate::upstream::{Balance, Pool, Target};
 use crate::{listener, worker};
 use sosplice::Limits;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Semaphore, watch};
 
 /// What a relay is to do.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where to listen.
+    /// Where to listen. Port 0 lets the kernel choose one.
     pub listen: SocketAddr,
-    /// Where to go.
+    /// Where sessions go; empty stands for the built-in origin.
     pub targets: Vec<Target>,
-    /// How to choose among them.
+    /// How to choose among the targets.
     pub balance: Balance,
-    /// Limits of each session.
+    /// Limits of each session: `max` for each direction, `idle` for the pair.
     pub limits: Limits,
-    /// How long a connect may take.
+    /// How long one connect may take.
     pub connect_timeout: Duration,
-    /// Threads.
+    /// How long running sessions may go on after the first SIGTERM.
+    pub drain_timeout: Duration,
+    /// Sessions at a time; further clients wait in the backlog. None for no limit.
+    pub max_connections: Option<usize>,
+    /// How long a worker keeps looking for events before it sleeps; zero for not at all.
+    pub busy_poll: Duration,
+    /// Threads, each with a listener of its own.
     pub workers: usize,
 }
 
 /// What all workers read.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    pub(crate) pool: Pool,
     pub(crate) limits: Limits,
     pub(crate) connect_timeout: Duration,
+    pub(crate) busy_poll: Duration,
+    pub(crate) permits: Option<Arc<Semaphore>>,
+    pub(crate) stats: Stats,
 }
 
-/// A relay.
-pub struct Relay;
+/// Counts of the whole relay, touched when a session begins.
+#[derive(Debug, Default)]
+pub(crate) struct Stats {
+    accepted: AtomicU64,
+    refused: AtomicU64,
+}
+
+impl Stats {
+    pub(crate) fn accepted(&self) {
+        self.accepted.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// No upstream was to be had.
+    pub(crate) fn refused(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// How far the relay has come towards its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    Running,
+    /// Accepts no more.
+    Draining,
+    /// Waits no longer.
+    Cut,
+}
+
+/// A running relay.
+#[derive(Debug)]
+pub struct Relay {
+    addr: SocketAddr,
+    shared: Arc<Shared>,
+    stage: watch::Sender<Stage>,
+    threads: Vec<JoinHandle<()>>,
+    drain_timeout: Duration,
+}
 
 impl Relay {
-    /// Runs.
-    pub fn run(config: Config) -> Result<(), Error> {
-        let addrs = config.targets.iter().map(Target::resolve).collect::<Result<_, _>>()?;
-        let listeners = listener::bind(config.listen, config.workers)?;
+    /// Resolves, binds, and starts the workers.
+    ///
+    /// # Errors
+    /// A target that does not resolve, an address that cannot be had, a thread that the
+    /// kernel refuses.
+    pub fn start(config: Config) -> Result<Self, Error> {
+        let addrs = config.targets.iter().map(Target::resolve).collect::<Result<Vec<_>, _>>()?;
+        let workers = config.workers.max(1);
+        let listeners = listener::bind(config.listen, workers)?;
+        let addr = listeners[0].local_addr().ok().and_then(|a| a.as_socket()).unwrap_or(config.listen);
         let shared = Arc::new(Shared {
-            pool: Pool::new(addrs, config.balance),
             limits: config.limits,
             connect_timeout: config.connect_timeout,
+            busy_poll: config.busy_poll,
+            permits: config.max_connections.map(|max| Arc::new(Semaphore::new(max))),
+            stats: Stats::default(),
         });
-        let threads: Vec<_> = listeners
-            .into_iter()
-            .map(|l| {
-                let shared = Arc::clone(&shared);
-                std::thread::spawn(move || worker::run(shared, l))
-            })
-            .collect();
-        for t in threads {
-            let _ = t.join();
+        let (stage, _) = watch::channel(Stage::Running);
+        let common = (!addrs.is_empty()).then(|| Arc::new(Pool::new(addrs, config.balance)));
+        let mut relay =
+            Self { addr, shared, stage, threads: Vec::new(), drain_timeout: config.drain_timeout };
+        for (number, listener) in listeners.into_iter().enumerate() {
+            // Each worker serves an origin of its own, on its own thread, so that what
+            // the origin tells of a connection is up to date.
+            let (pool, origin) = match &common {
+                Some(pool) => (Arc::clone(pool), None),
+                None => {
+                    let (listener, addr) = origin().map_err(|source| Error::Origin { source })?;
+                    (Arc::new(Pool::new(vec![addr], Balance::RoundRobin)), Some(listener))
+                }
+            };
+            let shared = Arc::clone(&relay.shared);
+            let stage = relay.stage.subscribe();
+            let work = move || {
+                if let Err(error) = worker::run(shared, pool, listener, origin, stage) {
+                    tracing::error!(worker = number, %error, "worker failed");
+                }
+            };
+            let thread = std::thread::Builder::new().name(format!("relay-{number}")).spawn(work);
+            relay.threads.push(thread.map_err(|source| Error::Worker { worker: number, source })?);
         }
+        Ok(relay)
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Runs until SIGTERM or SIGINT; then accepts no more and lets running sessions end,
+    /// at most for the drain time. A second signal ends at once.
+    ///
+    /// # Errors
+    /// [`Error::Signals`] where signals cannot be caught.
+    pub fn run(self) -> Result<(), Error> {
+        let signals = |source| Error::Signals { source };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(signals)?;
+        let Self { stage, threads, drain_timeout, shared, .. } = self;
+        runtime.block_on(async {
+            let mut terminate = signal(SignalKind::terminate()).map_err(signals)?;
+            let mut interrupt = signal(SignalKind::interrupt()).map_err(signals)?;
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+                // Every worker has failed and said why.
+                () = stage.closed() => return Ok(()),
+            }
+            tracing::info!("stopping: accepting no more, waiting for running sessions");
+            let _ = stage.send(Stage::Draining);
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+                () = tokio::time::sleep(drain_timeout) => {}
+                () = stage.closed() => {}
+            }
+            let _ = stage.send(Stage::Cut);
+            Ok(())
+        })?;
+        for thread in threads {
+            // A panic was printed by its own thread.
+            let _ = thread.join();
+        }
+        tracing::info!(
+            accepted = shared.stats.accepted.load(Ordering::Relaxed),
+            refused = shared.stats.refused.load(Ordering::Relaxed),
+            "stopped"
+        );
         Ok(())
     }
+}
+
+/// A listener on loopback for the built-in origin.
+fn origin() -> std::io::Result<(TcpListener, SocketAddr)> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    listener.set_nonblocking(true)?;
+    let addr = listener.local_addr()?;
+    Ok((listener, addr))
 }

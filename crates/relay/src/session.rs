@@ -1,11 +1,12 @@
 //! One connection, from accept to close: connect upstream, splice both ways, account.
 
-use crate::relay::Shared;
+use crate::live::Entry;
 use crate::upstream::{Place, connect};
+use crate::worker::Worker;
 use rustix::fd::OwnedFd;
 use sosplice::sys::{self, Kind};
 use sosplice::tokio::{Both, Registered};
-use sosplice::{BothEnds, Cause, OnMax};
+use sosplice::{BothEnds, Carried, OnMax};
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
@@ -13,7 +14,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 /// Serves one accepted connection to its end.
-pub(crate) async fn run(shared: Arc<Shared>, fd: OwnedFd, client_addr: SocketAddr) {
+pub(crate) async fn run(worker: Arc<Worker>, fd: OwnedFd, client_addr: SocketAddr) {
     let began = Instant::now();
     let client = match Registered::with_kind(fd, Kind::Tcp) {
         Ok(client) => client,
@@ -22,73 +23,129 @@ pub(crate) async fn run(shared: Arc<Shared>, fd: OwnedFd, client_addr: SocketAdd
             return;
         }
     };
-    let mut last_error = None;
-    for candidate in shared.pool.candidates(client_addr.ip()) {
+    // A future that is polled only until one upstream has answered: its room in the
+    // session is used again by what follows.
+    let Some((upstream, place)) = find_upstream(&worker, &client, client_addr).await else {
+        return;
+    };
+    let live = worker.registry.as_ref().and_then(|registry| {
+        let relay_end = rustix::net::getsockname(&upstream).ok()?;
+        Some(registry.enter(SocketAddr::try_from(relay_end).ok()?, client_addr))
+    });
+    // Both are stream sockets by construction.
+    let Ok(both) = Both::new(&client, &upstream, worker.shared.limits, OnMax::EndBoth) else {
+        return;
+    };
+    let mut session = Session {
+        both: Some(both.closing()),
+        client: &client,
+        upstream: &upstream,
+        client_addr,
+        upstream_addr: place.upstream().addr,
+        began,
+        live,
+    };
+    poll_fn(|cx| {
+        let done = session.both.as_mut().map(|both| both.poll_done(cx));
+        session.publish();
+        worker.moved();
+        done.unwrap_or(std::task::Poll::Ready(()))
+    })
+    .await;
+    session.end();
+}
+
+/// The first upstream that answers, in the order of the balance; none resets the
+/// client, for a FIN would look like an empty answer.
+async fn find_upstream<'w>(
+    worker: &'w Worker,
+    client: &Registered,
+    client_addr: SocketAddr,
+) -> Option<(Registered, Place<'w>)> {
+    let mut last = None;
+    for candidate in worker.pool.candidates(client_addr.ip()) {
         let place = Place::take(candidate);
-        let connecting = tokio::time::timeout(shared.connect_timeout, connect(candidate.addr));
-        match connecting.await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
-            Ok(upstream) => {
-                let ends = splice(&shared, &client, &upstream).await;
-                close(client, upstream, &ends);
-                account(client_addr, candidate.addr, &ends, began);
-                drop(place);
-                return;
-            }
+        let connecting = tokio::time::timeout(worker.shared.connect_timeout, connect(candidate.addr));
+        let timed_out = |_| Err(io::Error::from(io::ErrorKind::TimedOut));
+        match connecting.await.unwrap_or_else(timed_out) {
+            Ok(upstream) => return Some((upstream, place)),
             Err(error) => {
                 tracing::debug!(client = %client_addr, upstream = %candidate.addr, %error, "connect failed");
-                last_error = Some((candidate.addr, error));
+                last = Some((candidate.addr, error));
             }
         }
     }
-    // Nobody to talk to: a reset says so at once, where a FIN would look like an
-    // empty answer.
-    let _ = sys::reset_on_close(&client);
-    if let Some((upstream, error)) = last_error {
-        tracing::warn!(client = %client_addr, %upstream, %error, "connection refused: no upstream");
+    let _ = sys::reset_on_close(client);
+    worker.shared.stats.refused();
+    if let Some((upstream, error)) = last {
+        tracing::warn!(client = %client_addr, %upstream, %error, cause = "no-upstream", "connection refused");
     }
+    None
 }
 
-async fn splice(shared: &Shared, client: &Registered, upstream: &Registered) -> BothEnds {
-    match Both::new(client, upstream, shared.limits, OnMax::EndBoth) {
-        Ok(both) => {
-            let mut both = both.closing();
-            poll_fn(|cx| both.poll_done(cx)).await;
-            both.into_ends()
+/// A joined pair, until its end is told.
+struct Session<'s> {
+    /// None when the end was told.
+    both: Option<Both<'s, Registered, Registered>>,
+    client: &'s Registered,
+    upstream: &'s Registered,
+    client_addr: SocketAddr,
+    upstream_addr: SocketAddr,
+    began: Instant,
+    live: Option<Entry>,
+}
+
+impl Session<'_> {
+    /// Tells the counts to those who ask about running sessions.
+    fn publish(&self) {
+        if let (Some(entry), Some(both)) = (&self.live, &self.both) {
+            entry.live.store(both.carried());
         }
-        // Both are TCP by construction.
-        Err(_) => unreachable!("TCP sockets can be spliced"),
+    }
+
+    /// Both directions are done. A failure on one side becomes a reset on the other, so
+    /// that its peer does not take a cut stream for a whole one.
+    fn end(&mut self) {
+        let Some(both) = self.both.take() else { return };
+        let ends = both.into_ends();
+        if ends.a_to_b.cause.os_error().is_some() || ends.b_to_a.cause.os_error().is_some() {
+            self.reset();
+        }
+        self.account(&ends, &ends.cause());
+    }
+
+    fn reset(&self) {
+        // A socket that is gone already needs none.
+        let _ = sys::reset_on_close(self.client);
+        let _ = sys::reset_on_close(self.upstream);
+    }
+
+    /// The one line a connection.
+    fn account(&self, ends: &BothEnds, cause: &dyn std::fmt::Display) {
+        let (up, down) = (ends.a_to_b.carried, ends.b_to_a.carried);
+        let carried = Carried { copy: up.copy + down.copy, pipe: up.pipe + down.pipe };
+        tracing::info!(
+            client = %self.client_addr,
+            upstream = %self.upstream_addr,
+            up = up.total(),
+            down = down.total(),
+            engine = carried.engine(),
+            up_copy = up.copy,
+            up_pipe = up.pipe,
+            down_copy = down.copy,
+            down_pipe = down.pipe,
+            ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            %cause,
+            "connection closed"
+        );
     }
 }
 
-/// Closes both; a failure on one side becomes a reset on the other, so that its peer
-/// does not take a cut stream for a whole one.
-fn close(client: Registered, upstream: Registered, ends: &BothEnds) {
-    let failed = |cause: Cause| cause.os_error().is_some();
-    if failed(ends.a_to_b.cause) || failed(ends.b_to_a.cause) {
-        let _ = sys::reset_on_close(&client);
-        let _ = sys::reset_on_close(&upstream);
+impl Drop for Session<'_> {
+    /// Still joined: the relay ends and cuts it, and both peers are to know.
+    fn drop(&mut self) {
+        let Some(both) = self.both.take() else { return };
+        self.reset();
+        self.account(&both.into_ends(), &"cut");
     }
-}
-
-/// The one line a connection.
-fn account(client: SocketAddr, upstream: SocketAddr, ends: &BothEnds, began: Instant) {
-    let (up, down) = (&ends.a_to_b, &ends.b_to_a);
-    let carried = sosplice::Carried {
-        copy: up.carried.copy + down.carried.copy,
-        pipe: up.carried.pipe + down.carried.pipe,
-    };
-    tracing::info!(
-        %client,
-        %upstream,
-        up = up.bytes,
-        down = down.bytes,
-        engine = carried.engine(),
-        up_copy = up.carried.copy,
-        up_pipe = up.carried.pipe,
-        down_copy = down.carried.copy,
-        down_pipe = down.carried.pipe,
-        ms = began.elapsed().as_millis() as u64,
-        cause = %ends.cause(),
-        "connection closed"
-    );
 }

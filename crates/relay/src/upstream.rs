@@ -134,6 +134,12 @@ impl<'p> Place<'p> {
     }
 }
 
+impl<'p> Place<'p> {
+    pub(crate) fn upstream(&self) -> &'p Upstream {
+        self.0
+    }
+}
+
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         self.0.sessions.fetch_sub(1, Ordering::Relaxed);
@@ -149,6 +155,8 @@ pub(crate) async fn connect(addr: SocketAddr) -> io::Result<Registered> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let fd: OwnedFd = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
     sockopt::set_tcp_nodelay(&fd, true)?;
+    // A peer that vanished is found in the end, and its session with it.
+    sockopt::set_socket_keepalive(&fd, true)?;
     match rustix::net::connect(&fd, &addr) {
         Ok(()) => return Registered::with_kind(fd, Kind::Tcp),
         Err(rustix::io::Errno::INPROGRESS) => {}

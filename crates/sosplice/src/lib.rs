@@ -26,6 +26,8 @@ pub mod manual;
 pub mod mover;
 mod nonblock;
 mod splicer;
+#[cfg(test)]
+mod sim;
 pub mod store;
 pub mod sys;
 #[cfg(feature = "tokio")]

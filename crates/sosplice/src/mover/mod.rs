@@ -144,6 +144,9 @@ impl Mover {
         now: Instant,
         budget: usize,
     ) -> Step {
+        if let Phase::Ended(cause) = self.phase {
+            return Step { moved: 0, then: Then::End(cause) };
+        }
         let before = self.carried.total();
         let mut then = self.run(ends, store, before.saturating_add(budget as u64));
         let moved = self.carried.total() - before;
@@ -166,9 +169,8 @@ impl Mover {
                     Err(error) => return self.end(drain_cause(&error)),
                 }
             }
-            match self.phase {
-                Phase::Running => {}
-                Phase::Finishing(cause) | Phase::Ended(cause) => return self.end(cause),
+            if let Phase::Finishing(cause) = self.phase {
+                return self.end(cause);
             }
             if self.allowance == 0 {
                 return self.end(Cause::Max);
@@ -211,14 +213,8 @@ impl Mover {
     }
 
     fn end(&mut self, cause: Cause) -> Then {
-        // The first cause stays.
-        if !matches!(self.phase, Phase::Ended(_)) {
-            self.phase = Phase::Ended(cause);
-        }
-        match self.phase {
-            Phase::Ended(cause) => Then::End(cause),
-            _ => Then::End(cause),
-        }
+        self.phase = Phase::Ended(cause);
+        Then::End(cause)
     }
 
     /// Takes no more from the source; the next steps give what is held and end with
@@ -232,7 +228,9 @@ impl Mover {
     /// Ends at once with `cause`; what is held becomes residue. After an end it
     /// changes nothing.
     pub fn end_now(&mut self, cause: Cause) {
-        self.end(cause);
+        if self.cause().is_none() {
+            self.end(cause);
+        }
     }
 
     /// How it ended, if it did.
