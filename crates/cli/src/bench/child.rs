@@ -133,9 +133,12 @@ impl Child {
 
     fn fault(&self, what: &str) -> Error {
         let (stderr, stdout) = (self.stderr(), self.stdout());
-        let last = stderr.lines().chain(stdout.lines()).map(str::trim);
-        let said = match last.filter(|line| !line.is_empty()).next_back() {
-            Some(line) => format!("{what}: {line}"),
+        let full = |line: &&str| !line.trim().is_empty();
+        let last = stderr.lines().rfind(full);
+        // iperf3 -J puts its complaint into its JSON.
+        let last = last.or_else(|| stdout.lines().find(|line| line.contains("error")));
+        let said = match last.or_else(|| stdout.lines().rfind(full)) {
+            Some(line) => format!("{what}: {}", line.trim()),
             None => what.to_owned(),
         };
         Error::Program {

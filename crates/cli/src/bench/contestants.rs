@@ -213,7 +213,13 @@ impl Contestant {
                 let (ip, port) = (listen.ip(), listen.port());
                 let from =
                     format!("TCP-LISTEN:{port},bind={ip},fork,reuseaddr,backlog=1024,nodelay");
-                Some(words(&["socat", &from, &format!("TCP:{target},nodelay")]))
+                Some(words(&[
+                    "socat",
+                    "-b",
+                    "65536",
+                    &from,
+                    &format!("TCP:{target},nodelay"),
+                ]))
             }
         })
     }
@@ -235,12 +241,15 @@ fn haproxy_config(
 ) -> String {
     let maxconn = connections_max(descriptors).min(30_000) + 50;
     let (global, option) = if splice {
-        ("maxpipes 256", "option splice-auto")
+        (
+            "maxpipes 256",
+            "option splice-request\n option splice-response",
+        )
     } else {
         ("nosplice", "")
     };
     format!(
-        "global\n nbthread 2\n maxconn {maxconn}\n {global}\n\
+        "global\n nbthread 2\n tune.bufsize 65536\n maxconn {maxconn}\n {global}\n\
          defaults\n mode tcp\n timeout connect 10s\n timeout client 1h\n timeout server 1h\n {option}\n\
          listen bench\n bind {listen}\n server s {target}\n"
     )
@@ -252,7 +261,7 @@ fn nginx_config(scratch: &Path, listen: SocketAddrV4, target: SocketAddrV4) -> S
         "load_module {NGINX_STREAM};\ndaemon off;\nworker_processes 2;\n\
          error_log stderr crit;\npid {scratch}/nginx.pid;\n\
          events {{ worker_connections 32768; }}\n\
-         stream {{ server {{ listen {listen}; proxy_pass {target}; proxy_timeout 1h; }} }}\n"
+         stream {{ server {{ listen {listen}; proxy_pass {target}; proxy_timeout 1h; proxy_buffer_size 64k; }} }}\n"
     )
 }
 

@@ -55,17 +55,14 @@ impl Lab {
         let pid = std::process::id();
         let tag = format!("sb{pid}");
         let scratch = std::env::temp_dir().join(format!("sosplice-bench-{pid}"));
-        let mut lab = Lab {
+        let lab = Lab {
             janitor: Some(start_janitor(&tag, &scratch)?),
             tag,
             scratch,
         };
         fs::create_dir(&lab.scratch)
             .map_err(Error::io(format!("make {}", lab.scratch.display())))?;
-        lab.connect_namespaces().inspect_err(|_| {
-            // The error is printed by the caller; the removal must be over by then.
-            // (Drop does the same; this only documents the order.)
-        })?;
+        lab.connect_namespaces()?;
         Ok(lab)
     }
 
@@ -79,7 +76,7 @@ impl Lab {
         namespace(&self.tag, place)
     }
 
-    fn connect_namespaces(&mut self) -> Result<(), Error> {
+    fn connect_namespaces(&self) -> Result<(), Error> {
         let [c, r, s] = [Place::Client, Place::Relay, Place::Server].map(|p| self.namespace(p));
         for ns in [&c, &r, &s] {
             ip(&["netns", "add", ns])?;
@@ -269,6 +266,15 @@ pub fn raise_descriptor_limit() -> u64 {
         }
     }
     getrlimit(Resource::Nofile).current.unwrap_or(WANTED)
+}
+
+/// Says something on stdout; a reader who left (`| head`) ends the benchmark
+/// with a line, not with a panic.
+pub fn say(text: &str) -> Result<(), Error> {
+    let mut out = std::io::stdout();
+    writeln!(out, "{text}")
+        .and_then(|()| out.flush())
+        .map_err(Error::io("write to stdout"))
 }
 
 /// Says a line of progress on stderr; a closed stderr is no reason to stop.

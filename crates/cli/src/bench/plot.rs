@@ -125,11 +125,7 @@ mod tests {
     #[test]
     fn a_bar_for_each_contestant_and_none_without_the_product() {
         let workload = Workload::Conn;
-        let mut results = Results {
-            contestants: vec![PRODUCT, "nginx"],
-            workloads: vec![workload, Workload::Idle],
-            ..Results::default()
-        };
+        let mut results = Results::new(vec![workload, Workload::Idle], vec![PRODUCT, "nginx"]);
         assert_eq!(svg(&results).matches("<title>").count(), 0);
         results.add(workload, PRODUCT, Sample::from([(Metric::Rate, 2.0)]));
         results.add(workload, "nginx", Sample::from([(Metric::Rate, 1.0)]));

@@ -28,6 +28,15 @@ pub struct Results {
 }
 
 impl Results {
+    /// Nothing yet, about these.
+    pub fn new(workloads: Vec<Workload>, contestants: Vec<&'static str>) -> Results {
+        Results {
+            workloads,
+            contestants,
+            ..Results::default()
+        }
+    }
+
     /// Adds what one run gave.
     pub fn add(&mut self, workload: Workload, contestant: &'static str, sample: Sample) {
         self.samples

@@ -11,7 +11,7 @@ use serde_json::json;
 use super::Error;
 use super::contestants::{Contestant, DEFAULT_PEERS};
 use super::engine::Engines;
-use super::netns::{Lab, installed, progress, raise_descriptor_limit};
+use super::netns::{Lab, installed, progress, raise_descriptor_limit, say};
 use super::report::{PRODUCT, Results};
 use super::trial::Bench;
 use super::verdict::verdicts;
@@ -56,14 +56,13 @@ pub struct Args {
 
 /// Runs `sosplice bench tcp`.
 pub fn run(args: Args) -> Result<(), Error> {
-    let mut results = Results::default();
     let relay_args: Vec<String> = args
         .relay_args
         .split_whitespace()
         .map(str::to_owned)
         .collect();
     let contestants = Contestant::list(&args.peers, &relay_args, args.sosplice.as_deref())?;
-    results.workloads = chosen(&args.workloads)?;
+    let mut results = Results::new(chosen(&args.workloads)?, Vec::new());
 
     let lab = Lab::new()?;
     let descriptors = raise_descriptor_limit();
@@ -80,29 +79,32 @@ pub fn run(args: Args) -> Result<(), Error> {
     let machine = machine();
     let bench = Bench::new(&lab, descriptors);
     if !args.json {
-        println!(
+        say(&format!(
             "{} processors, Linux {}, {}, {} rounds of {} s, medians\n",
             machine["processors"],
             machine["kernel"].as_str().unwrap_or("?"),
             machine["congestion_control"].as_str().unwrap_or("?"),
             args.rounds,
             args.seconds
-        );
+        ))?;
     }
     for workload in results.workloads.clone() {
         measure(&bench, &contestants, workload, &args, &mut results);
         if !args.json {
-            println!("{}", results.table(workload));
+            say(&results.table(workload))?;
         }
+    }
+    if let Some(disturbance) = bench.disturbance() {
+        note(&mut results, disturbance);
     }
     drop(lab);
 
     let verdicts = verdicts(&results);
     if args.json {
-        println!("{:#}", results.json(&machine, &verdicts));
+        say(&format!("{:#}", results.json(&machine, &verdicts)))?;
     } else {
         for verdict in &verdicts {
-            println!("{}", verdict.line());
+            say(&verdict.line())?;
         }
     }
     if let Some(path) = args.plot {
@@ -112,8 +114,8 @@ pub fn run(args: Args) -> Result<(), Error> {
     Ok(())
 }
 
-/// All rounds of one workload. A run that fails is noted and costs its
-/// contestant the rest of this workload, nothing more.
+/// All rounds of one workload. A run that fails is noted; a contestant that
+/// has yet to succeed is not tried again on this workload.
 fn measure(
     bench: &Bench,
     contestants: &[Contestant],
@@ -145,7 +147,12 @@ fn measure(
                 }
                 Err(error) => {
                     note(results, format!("{} {name}: {error}", workload.name()));
-                    failed.push(name);
+                    if results
+                        .median(workload, name, workload.main_metric())
+                        .is_none()
+                    {
+                        failed.push(name);
+                    }
                 }
             }
         }

@@ -24,6 +24,14 @@ const GRACE: Duration = Duration::from_secs(15);
 /// How long an idle relay is watched.
 const IDLE_WATCH: Duration = Duration::from_secs(3);
 
+/// How long the machine is looked at before a run, and how often at most.
+const QUIET_WINDOW: Duration = Duration::from_millis(150);
+const QUIET_LOOKS_MAX: u32 = 20;
+
+/// Busy ms in that window above which somebody else is at work: more than a
+/// tick on each of two processors, so more than the clock's own grain.
+const QUIET_BUSY_MS: f64 = 20.0;
+
 /// Ports below the ephemeral range of the namespaces, a fresh pair each run.
 const PORTS: std::ops::Range<u16> = 2000..9998;
 
@@ -33,6 +41,8 @@ pub struct Bench<'lab> {
     /// Descriptors that a process may hold.
     descriptors: u64,
     next_port: Cell<u16>,
+    runs: Cell<u32>,
+    disturbed: Cell<u32>,
 }
 
 /// The processes of one trial. Fields drop in order: the relay is gone before
@@ -51,6 +61,8 @@ impl<'lab> Bench<'lab> {
             lab,
             descriptors,
             next_port: Cell::new(PORTS.start),
+            runs: Cell::new(0),
+            disturbed: Cell::new(0),
         }
     }
 
@@ -88,21 +100,44 @@ impl<'lab> Bench<'lab> {
         let server_at = SocketAddrV4::new(SERVER, self.port());
         let mut server = self.start_server(workload, server_at)?;
         server.wait_listening(SERVER, server_at.port())?;
-        let Some(argv) = who.command(self.lab, relay_at, server_at, self.descriptors, log)? else {
-            return Ok(Scene {
-                relay: None,
-                server,
-                target: server_at,
-            });
+        let relay = match who.command(self.lab, relay_at, server_at, self.descriptors, log)? {
+            None => None,
+            Some(argv) => {
+                let mut relay = Child::start(self.lab, Place::Relay, who.name(), &argv)?;
+                relay.wait_listening(RELAY, relay_at.port())?;
+                Some(relay)
+            }
         };
-        let mut relay = Child::start(self.lab, Place::Relay, who.name(), &argv)?;
-        relay.wait_listening(RELAY, relay_at.port())?;
-        // The other workers' listeners, and the end of their start-up work.
-        std::thread::sleep(Duration::from_millis(150));
+        let target = if relay.is_some() { relay_at } else { server_at };
+        self.settle(relay.as_ref());
         Ok(Scene {
-            relay: Some(relay),
+            relay,
             server,
-            target: relay_at,
+            target,
+        })
+    }
+
+    /// Waits, but not for ever, until nothing but the relay itself uses the
+    /// machine: start-up work, the end of the last run's connections, or
+    /// somebody's compiler. What the relay uses (it may spin) does not count.
+    fn settle(&self, relay: Option<&Child>) {
+        self.runs.set(self.runs.get() + 1);
+        let foreign = || cpu::system_cpu_ms() - relay.map_or(0.0, |r| cpu::group_cpu_ms(r.pid()));
+        for _ in 0..QUIET_LOOKS_MAX {
+            let before = foreign();
+            std::thread::sleep(QUIET_WINDOW);
+            if foreign() - before <= QUIET_BUSY_MS {
+                return;
+            }
+        }
+        self.disturbed.set(self.disturbed.get() + 1);
+    }
+
+    /// What to say about the company that was kept, if any.
+    pub fn disturbance(&self) -> Option<String> {
+        let (disturbed, runs) = (self.disturbed.get(), self.runs.get());
+        (disturbed > 0).then(|| {
+            format!("{disturbed} of {runs} runs began while other programs used the machine: run it again alone")
         })
     }
 

@@ -148,10 +148,7 @@ mod tests {
     };
 
     fn results(workload: Workload, rates: &[(&'static str, f64)]) -> Results {
-        let mut results = Results {
-            workloads: vec![workload],
-            ..Results::default()
-        };
+        let mut results = Results::new(vec![workload], Vec::new());
         for &(who, rate) in rates {
             results.add(workload, who, Sample::from([(Metric::Rate, rate)]));
         }

@@ -13,7 +13,7 @@ use std::net::SocketAddrV4;
 use std::time::Duration;
 
 use super::Error;
-use super::netns::progress;
+use super::netns::{progress, say};
 
 /// Arguments of the hidden `bench load`.
 #[derive(clap::Args)]
@@ -89,8 +89,7 @@ pub fn run(args: Args) -> Result<(), Error> {
             } else {
                 client::rr_many(target, size, connections, time)
             };
-            print(&tally.map_err(load)?);
-            Ok(())
+            print(tally.map_err(load)?)
         }
         What::Conn {
             target,
@@ -99,8 +98,7 @@ pub fn run(args: Args) -> Result<(), Error> {
             seconds,
         } => {
             let time = Duration::from_secs_f64(seconds);
-            print(&client::conn(target, size, in_flight, time).map_err(load)?);
-            Ok(())
+            print(client::conn(target, size, in_flight, time).map_err(load)?)
         }
         What::Idle {
             target,
@@ -108,7 +106,7 @@ pub fn run(args: Args) -> Result<(), Error> {
         } => {
             let held = client::open_idle(target, connections).map_err(load)?;
             progress(&format!("{} connections open", held.len()));
-            println!("{READY}");
+            say(READY)?;
             // Held until killed; bounded should the benchmark have died.
             std::thread::sleep(Duration::from_secs(120));
             Ok(())
@@ -160,21 +158,15 @@ impl Tally {
     }
 }
 
-fn print(tally: &Tally) {
-    let mut latency = Tally {
-        latency_ns: tally.latency_ns.clone(),
-        ..Tally::default()
-    };
-    println!(
-        "{}",
-        serde_json::json!({
-            "count": tally.count,
-            "errors": tally.errors,
-            "seconds": tally.seconds,
-            "p50_us": latency.percentile_us(0.50),
-            "p99_us": latency.percentile_us(0.99),
-        })
-    );
+fn print(mut tally: Tally) -> Result<(), Error> {
+    let report = serde_json::json!({
+        "count": tally.count,
+        "errors": tally.errors,
+        "seconds": tally.seconds,
+        "p50_us": tally.percentile_us(0.50),
+        "p99_us": tally.percentile_us(0.99),
+    });
+    say(&report.to_string())
 }
 
 #[cfg(test)]
