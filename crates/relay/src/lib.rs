@@ -1,1 +1,3 @@
 //! The relay of sosplice.
+
+pub mod origin;
