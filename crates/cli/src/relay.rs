@@ -1,7 +1,7 @@
 //! `sosplice relay`: the flags, and what they become.
 
 use crate::log;
-use sosplice_relay::{Balance, Config, Relay, Target, budget};
+use sosplice_relay::{Balance, Config, Relay, Target};
 use std::io::Write;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::process::ExitCode;
@@ -111,8 +111,6 @@ pub fn run(args: Args) -> ExitCode {
 enum Error {
     #[error(transparent)]
     Relay(#[from] sosplice_relay::Error),
-    #[error("--max-connections: {0}")]
-    Budget(#[from] budget::Error),
 }
 
 fn start(args: Args) -> Result<Relay, Error> {
@@ -137,7 +135,7 @@ fn start(args: Args) -> Result<Relay, Error> {
         },
         connect_timeout: args.connect_timeout,
         drain_timeout: args.drain_timeout,
-        max_connections: args.max_connections,
+        max_connections: args.max_connections.and_then(|n| usize::try_from(n).ok()),
         busy_poll: Duration::from_micros(args.busy_poll_us.into()),
         workers,
         targets: args.targets,
