@@ -1,3 +1,4 @@
 //! The relay of sosplice.
 
+pub mod budget;
 pub mod origin;
