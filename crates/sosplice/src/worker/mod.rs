@@ -212,6 +212,7 @@ impl Worker {
         });
         if let Err(errno) = self.register(slot, flow.sides()) {
             self.free.push(slot);
+            self.deregister(flow.sides());
             flow.fail(errno);
             return;
         }
@@ -232,6 +233,16 @@ impl Worker {
             }
         }
         Ok(())
+    }
+
+    /// Closing a descriptor takes it out of epoll only with the last duplicate of its
+    /// file, and the caller holds one: it would go on reporting under a number that is
+    /// somebody else's by then.
+    fn deregister(&self, sides: [&Side; 2]) {
+        for side in sides {
+            // One that was never registered (a regular file) is no loss.
+            let _ = epoll::delete(&self.epoll, side.as_fd());
+        }
     }
 
     fn unsplice(&mut self, id: FlowId, force: bool) {
@@ -260,6 +271,7 @@ impl Worker {
                 if let Some(entry) = self.slots[slot].take() {
                     self.live -= 1;
                     self.free.push(slot);
+                    self.deregister(entry.flow.sides());
                     entry.flow.finish();
                 }
             }
