@@ -65,7 +65,8 @@ async fn find_upstream<'w>(
     let mut last = None;
     for candidate in worker.pool.candidates(client_addr.ip()) {
         let place = Place::take(candidate);
-        let connecting = tokio::time::timeout(worker.shared.connect_timeout, connect(candidate.addr));
+        let connecting =
+            tokio::time::timeout(worker.shared.connect_timeout, connect(candidate.addr));
         let timed_out = |_| Err(io::Error::from(io::ErrorKind::TimedOut));
         match connecting.await.unwrap_or_else(timed_out) {
             Ok(upstream) => return Some((upstream, place)),

@@ -19,7 +19,17 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let upstream = TcpStream::connect(target)?;
     let limits = Limits { idle: Some(Duration::from_secs(60)), ..Limits::default() };
     let ends = splice_both(&client, &upstream, limits)?;
-    println!("{peer} up:   {} bytes by {}, {}", ends.a_to_b.bytes, ends.a_to_b.carried.engine(), ends.a_to_b.cause);
-    println!("{peer} down: {} bytes by {}, {}", ends.b_to_a.bytes, ends.b_to_a.carried.engine(), ends.b_to_a.cause);
+    println!(
+        "{peer} up:   {} bytes by {}, {}",
+        ends.a_to_b.bytes,
+        ends.a_to_b.carried.engine(),
+        ends.a_to_b.cause
+    );
+    println!(
+        "{peer} down: {} bytes by {}, {}",
+        ends.b_to_a.bytes,
+        ends.b_to_a.carried.engine(),
+        ends.b_to_a.cause
+    );
     Ok(())
 }

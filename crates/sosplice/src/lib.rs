@@ -25,9 +25,9 @@ mod idle;
 pub mod manual;
 pub mod mover;
 mod nonblock;
-mod splicer;
 #[cfg(test)]
 mod sim;
+mod splicer;
 pub mod store;
 pub mod sys;
 #[cfg(feature = "tokio")]

@@ -256,7 +256,11 @@ fn a_reset_source_is_told_behind_its_bytes() {
     reset(peer);
     let end = splice.wait();
     assert_eq!(end.bytes, 10);
-    assert!(matches!(end.cause, Cause::SourceError(error) if error.raw() == 104), "{:?}", end.cause);
+    assert!(
+        matches!(end.cause, Cause::SourceError(error) if error.raw() == 104),
+        "{:?}",
+        end.cause
+    );
 }
 
 #[test]

@@ -92,7 +92,8 @@ async fn bulk_goes_through_the_pipe_on_every_kind_of_socket() {
                 _ => {
                     // SAFETY: a Socket owns its descriptor and keeps it until it is dropped.
                     let register = |socket: TcpStream| unsafe {
-                        AsyncFd::register(socket2::Socket::from(socket.into_std().unwrap())).unwrap()
+                        AsyncFd::register(socket2::Socket::from(socket.into_std().unwrap()))
+                            .unwrap()
                     };
                     let (a, b) = (register(a), register(b));
                     splice(&a, &b, limits).await.unwrap()
@@ -116,9 +117,10 @@ async fn many_pairs_on_many_threads() {
             tokio::spawn(async move {
                 let (mut client, a) = pair().await;
                 let (b, server) = pair().await;
-                let relay = tokio::spawn(async move {
-                    splice_both(&a, &b, Limits::default()).await.unwrap()
-                });
+                let relay =
+                    tokio::spawn(
+                        async move { splice_both(&a, &b, Limits::default()).await.unwrap() },
+                    );
                 let echo = tokio::spawn(async move {
                     let (mut read, mut write) = server.into_split();
                     tokio::io::copy(&mut read, &mut write).await.unwrap();
@@ -150,8 +152,7 @@ async fn many_pairs_on_many_threads() {
 async fn a_dialogue_after_bulk_is_copied_again() {
     let (mut client, a) = pair().await;
     let (b, mut server) = pair().await;
-    let relay =
-        tokio::spawn(async move { splice_both(&a, &b, Limits::default()).await.unwrap() });
+    let relay = tokio::spawn(async move { splice_both(&a, &b, Limits::default()).await.unwrap() });
     let bytes = pattern(16 << 20);
     let mut got = vec![0; bytes.len()];
     let (sent, read) = tokio::join!(client.write_all(&bytes), server.read_exact(&mut got));
@@ -177,8 +178,7 @@ async fn a_dialogue_after_bulk_is_copied_again() {
 async fn unix_sockets_and_mixed_pairs() {
     let (mut client, a) = UnixStream::pair().unwrap();
     let (b, mut server) = pair().await;
-    let relay =
-        tokio::spawn(async move { splice_both(&a, &b, Limits::default()).await.unwrap() });
+    let relay = tokio::spawn(async move { splice_both(&a, &b, Limits::default()).await.unwrap() });
     let bytes = pattern(4 << 20);
     let mut got = vec![0; bytes.len()];
     let (sent, read) = tokio::join!(client.write_all(&bytes), server.read_exact(&mut got));

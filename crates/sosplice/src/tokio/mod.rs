@@ -57,9 +57,8 @@ where
     let mut timer = Timer::default();
     poll_fn(|cx| {
         loop {
-            let step = STORE.with_borrow_mut(|store| {
-                mover.step(&mut ends, store, now(), STEP_BUDGET_BYTES)
-            });
+            let step = STORE
+                .with_borrow_mut(|store| mover.step(&mut ends, store, now(), STEP_BUDGET_BYTES));
             let need = match step.then {
                 Then::End(_) => return Poll::Ready(()),
                 Then::Wait(need) => need,
@@ -212,9 +211,8 @@ impl Timer {
     /// True when `deadline` has passed.
     fn poll(&mut self, deadline: Option<Instant>, cx: &mut Context<'_>) -> bool {
         let Some(deadline) = deadline else { return false };
-        let sleep = self
-            .0
-            .get_or_insert_with(|| Box::pin(::tokio::time::sleep_until(deadline.into())));
+        let sleep =
+            self.0.get_or_insert_with(|| Box::pin(::tokio::time::sleep_until(deadline.into())));
         while sleep.as_mut().poll(cx).is_ready() {
             if now() >= deadline {
                 return true;

@@ -26,7 +26,10 @@ use std::time::{Duration, Instant};
 pub(crate) enum Command {
     Add(Box<dyn Flow>),
     /// Take no more; with `force` do not give either.
-    Unsplice { flow: FlowId, force: bool },
+    Unsplice {
+        flow: FlowId,
+        force: bool,
+    },
     /// End every flow by force and return.
     Stop,
 }
@@ -93,7 +96,8 @@ struct Slot {
 
 impl Worker {
     pub(crate) fn new() -> Result<Self, Error> {
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(Error::setup("epoll_create"))?;
+        let epoll =
+            epoll::create(epoll::CreateFlags::CLOEXEC).map_err(Error::setup("epoll_create"))?;
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(Error::setup("eventfd"))?;
         let inbox_events = epoll::EventFlags::IN | epoll::EventFlags::ET;

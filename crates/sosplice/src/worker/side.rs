@@ -102,7 +102,11 @@ impl Side {
     }
 
     /// Runs a read if the side may be readable.
-    pub(super) fn take(&self, room: usize, call: impl FnOnce(&OwnedFd) -> io::Result<Take>) -> io::Result<Take> {
+    pub(super) fn take(
+        &self,
+        room: usize,
+        call: impl FnOnce(&OwnedFd) -> io::Result<Take>,
+    ) -> io::Result<Take> {
         let mut ready = self.ready.get();
         if !ready.read {
             return Ok(Take::Empty);
