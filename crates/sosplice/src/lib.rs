@@ -21,7 +21,6 @@ mod completion;
 mod duplex;
 mod end;
 mod error;
-mod idle;
 pub mod manual;
 pub mod mover;
 mod nonblock;

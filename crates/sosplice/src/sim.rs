@@ -98,7 +98,7 @@ impl Sim {
             urgent: false,
             nospace: false,
             low_water: 1,
-            mute: side == 1 && seed % 3 == 0,
+            mute: side == 1 && seed.is_multiple_of(3),
         }
     }
 

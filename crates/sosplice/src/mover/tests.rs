@@ -392,6 +392,17 @@ fn a_pause_takes_the_mark_away_and_is_remembered() {
 }
 
 #[test]
+fn a_full_drain_keeps_no_timer_busy() {
+    // A deadline in the past, with nothing to be done about it, is a busy loop.
+    let (mut script, mut store) = (Script::default(), Store::new(64 * 1024, 4));
+    let (mut mover, start) = in_bulk(&mut script, &mut store);
+    script.drain.clear();
+    let step = mover.step(&mut script, &mut store, start, STEP_BUDGET_BYTES);
+    assert_eq!(step.then, Then::Wait(Need::Drain));
+    assert_eq!(mover.deadline(), None);
+}
+
+#[test]
 fn an_answer_takes_the_mark_away_at_once() {
     // Request and response of a size that looks like bulk: without this each response's
     // tail would wait for the guard.
