@@ -1,7 +1,7 @@
 //! `sosplice relay`: the flags, and what they become.
 
 use crate::log;
-use sosplice_relay::{Balance, Config, Relay, Target};
+use sosplice_relay::{Balance, Config, Error, Relay, Target};
 use std::io::Write;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::process::ExitCode;
@@ -97,7 +97,7 @@ fn time(text: &str) -> Result<Duration, String> {
 /// Runs `sosplice relay`.
 pub fn run(args: Args) -> ExitCode {
     args.log.start();
-    match start(args).and_then(|relay| Ok(relay.run()?)) {
+    match start(args).and_then(Relay::run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Nobody is left to tell if stderr is gone.
@@ -105,12 +105,6 @@ pub fn run(args: Args) -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-#[derive(Debug, thiserror::Error)]
-enum Error {
-    #[error(transparent)]
-    Relay(#[from] sosplice_relay::Error),
 }
 
 fn start(args: Args) -> Result<Relay, Error> {
@@ -135,7 +129,7 @@ fn start(args: Args) -> Result<Relay, Error> {
         },
         connect_timeout: args.connect_timeout,
         drain_timeout: args.drain_timeout,
-        max_connections: args.max_connections.and_then(|n| usize::try_from(n).ok()),
+        max_connections: args.max_connections,
         busy_poll: Duration::from_micros(args.busy_poll_us.into()),
         workers,
         targets: args.targets,

@@ -31,6 +31,15 @@ pub enum Error {
         /// What the kernel said.
         source: io::Error,
     },
+    /// The limit on open files cannot be read or raised.
+    #[error("cannot raise the limit on open files: {source}")]
+    Limit {
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The limit on open files is too low for what was asked.
+    #[error(transparent)]
+    Budget(#[from] crate::budget::BudgetError),
     /// Signals cannot be caught.
     #[error("cannot catch signals: {source}")]
     Signals {

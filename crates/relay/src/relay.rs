@@ -1,5 +1,6 @@
 //! Start and stop: addresses resolved, listeners bound, workers started, signals obeyed.
 
+use crate::budget::{self, Budget, Demand};
 use crate::error::Error;
 use crate::upstream::{Balance, Pool, Target};
 use crate::{listener, worker};
@@ -27,8 +28,9 @@ pub struct Config {
     pub connect_timeout: Duration,
     /// How long running sessions may go on after the first SIGTERM.
     pub drain_timeout: Duration,
-    /// Sessions at a time; further clients wait in the backlog. None for no limit.
-    pub max_connections: Option<usize>,
+    /// Sessions at a time; further clients wait in the backlog. None for as many as the
+    /// limit on descriptors allows.
+    pub max_connections: Option<u64>,
     /// How long a worker keeps looking for events before it sleeps; zero for not at all.
     pub busy_poll: Duration,
     /// Threads, each with a listener of its own.
@@ -41,7 +43,8 @@ pub(crate) struct Shared {
     pub(crate) limits: Limits,
     pub(crate) connect_timeout: Duration,
     pub(crate) busy_poll: Duration,
-    pub(crate) permits: Option<Arc<Semaphore>>,
+    pub(crate) permits: Arc<Semaphore>,
+    pub(crate) pipes_per_worker: usize,
     pub(crate) stats: Stats,
 }
 
@@ -92,13 +95,17 @@ impl Relay {
     pub fn start(config: Config) -> Result<Self, Error> {
         let addrs = config.targets.iter().map(Target::resolve).collect::<Result<Vec<_>, _>>()?;
         let workers = config.workers.max(1);
+        let budget = budget(&config, workers)?;
         let listeners = listener::bind(config.listen, workers)?;
         let addr = listeners[0].local_addr().ok().and_then(|a| a.as_socket()).unwrap_or(config.listen);
         let shared = Arc::new(Shared {
             limits: config.limits,
             connect_timeout: config.connect_timeout,
             busy_poll: config.busy_poll,
-            permits: config.max_connections.map(|max| Arc::new(Semaphore::new(max))),
+            permits: Arc::new(Semaphore::new(
+                usize::try_from(budget.max_connections).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS),
+            )),
+            pipes_per_worker: usize::try_from(budget.pipes_per_worker).unwrap_or(usize::MAX),
             stats: Stats::default(),
         });
         let (stage, _) = watch::channel(Stage::Running);
@@ -153,7 +160,7 @@ impl Relay {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
                 // Every worker has failed and said why.
-                () = stage.closed() => return Ok(()),
+                () = stage.closed() => return Ok::<_, Error>(()),
             }
             tracing::info!("stopping: accepting no more, waiting for running sessions");
             let _ = stage.send(Stage::Draining);
@@ -177,6 +184,24 @@ impl Relay {
         );
         Ok(())
     }
+}
+
+/// What the limit on descriptors, raised as far as it goes, has room for.
+fn budget(config: &Config, workers: usize) -> Result<Budget, Error> {
+    let with_origin = config.targets.is_empty();
+    let demand = Demand {
+        nofile: budget::raise_nofile().map_err(|source| Error::Limit { source })?,
+        workers: workers as u64,
+        listeners_per_worker: if with_origin { 2 } else { 1 },
+        per_session: if with_origin {
+            budget::ORIGIN_SESSION_DESCRIPTORS
+        } else {
+            budget::SESSION_DESCRIPTORS
+        },
+        pipes_per_worker: budget::PIPES_PER_WORKER_WISHED,
+        max_connections: config.max_connections,
+    };
+    Ok(demand.budget()?)
 }
 
 /// A listener on loopback for the built-in origin.

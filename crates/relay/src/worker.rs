@@ -9,6 +9,7 @@ use crate::upstream::Pool;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use socket2::Socket;
+use sosplice::store::{PIPE_BYTES, Store};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -64,6 +65,7 @@ pub(crate) fn run(
         empty: Notify::new(),
         spin,
     });
+    sosplice::tokio::set_thread_store(Store::new(PIPE_BYTES, worker.shared.pipes_per_worker));
     runtime.block_on(async {
         if let (Some(listener), Some(registry)) = (origin, &worker.registry) {
             let listener = tokio::net::TcpListener::from_std(listener)?;
@@ -123,10 +125,7 @@ impl Worker {
     /// One of `--max-connections`, waited for: meanwhile further clients stay in the
     /// backlog.
     async fn permit(&self) -> Option<OwnedSemaphorePermit> {
-        match &self.shared.permits {
-            Some(permits) => Arc::clone(permits).acquire_owned().await.ok(),
-            None => None,
-        }
+        Arc::clone(&self.shared.permits).acquire_owned().await.ok()
     }
 
     fn start(self: &Arc<Self>, fd: OwnedFd, client: SocketAddr, permit: Option<OwnedSemaphorePermit>) {

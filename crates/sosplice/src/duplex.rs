@@ -7,7 +7,7 @@
 
 use crate::end::{Carried, Cause, End};
 use crate::idle::IdleClock;
-use crate::mover::{Ends, Limits, Mover, Need, Then};
+use crate::mover::{Ends, Limits, Mover, Need, Then, earlier};
 use crate::store::Store;
 use std::time::Instant;
 
@@ -89,12 +89,12 @@ impl Duplex {
         budget: usize,
         mut fin: impl FnMut(Direction, bool),
     ) -> DuplexThen {
-        let mut moved = 0;
+        let (mut moved_up, mut moved_down) = (0, 0);
         let up = step_one(
             &mut self.a_to_b,
             &mut self.b_to_a,
             self.on_max,
-            &mut moved,
+            &mut moved_up,
             |mover| mover.step(a_to_b, store, now, budget),
             |last| fin(Direction::AToB, last),
         );
@@ -102,16 +102,22 @@ impl Duplex {
             &mut self.b_to_a,
             &mut self.a_to_b,
             self.on_max,
-            &mut moved,
+            &mut moved_down,
             |mover| mover.step(b_to_a, store, now, budget),
             |last| fin(Direction::BToA, last),
         );
+        if moved_up > 0 {
+            self.b_to_a.answered();
+        }
+        if moved_down > 0 {
+            self.a_to_b.answered();
+        }
         // The second direction's end may have ended the first.
         let up = if self.a_to_b.cause().is_some() { None } else { up };
         if up.is_none() && down.is_none() {
             return DuplexThen::End;
         }
-        if moved > 0 {
+        if moved_up + moved_down > 0 {
             self.idle.moved(now);
         } else if self.idle.due(now) {
             self.end_now(Cause::Idle);
@@ -120,9 +126,10 @@ impl Duplex {
         DuplexThen::Wait { a_to_b: up, b_to_a: down }
     }
 
-    /// When the driver must step at the latest, for the idle limit.
+    /// When the driver must step at the latest.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.idle.deadline()
+        let movers = earlier(self.a_to_b.deadline(), self.b_to_a.deadline());
+        earlier(self.idle.deadline(), movers)
     }
 
     pub(crate) fn carried(&self) -> (Carried, Carried) {

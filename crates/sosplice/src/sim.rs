@@ -66,6 +66,10 @@ struct Sim {
     writable: bool,
     hung_up: bool,
     urgent: bool,
+    /// SO_RCVLOWAT.
+    low_water: usize,
+    /// The peer only reads.
+    mute: bool,
     /// A write found no room: room made later is an edge.
     nospace: bool,
 }
@@ -93,13 +97,15 @@ impl Sim {
             hung_up: false,
             urgent: false,
             nospace: false,
+            low_water: 1,
+            mute: side == 1 && seed % 3 == 0,
         }
     }
 
     /// Something happens at the peer.
     fn peer_acts(&mut self, calm: bool) {
         match self.random.below(10) {
-            0..=3 if !self.peer_fin && !self.reset => {
+            0..=3 if !self.peer_fin && !self.reset && !self.mute => {
                 let room = self.incoming_room - self.incoming.len();
                 let want = self.random.size();
                 if !calm && self.mark.is_none() && self.random.chance(20) {
@@ -110,7 +116,7 @@ impl Sim {
                     self.incoming.push_back(byte(self.side, self.peer_wrote));
                     self.peer_wrote += 1;
                 }
-                self.readable |= room > 0;
+                self.readable |= self.incoming.len() >= self.low_water;
             }
             4..=7 => {
                 let want = self.random.size();
@@ -240,6 +246,13 @@ impl Ends for SimEnds<'_> {
         drain.outgoing.extend(&buf[..count]);
         Ok(Put::Bytes(count))
     }
+
+    fn low_water(&mut self, bytes: Option<u32>) -> io::Result<()> {
+        let mut source = self.source.borrow_mut();
+        source.low_water = bytes.map_or(1, |bytes| bytes as usize);
+        source.readable |= source.incoming.len() >= source.low_water;
+        Ok(())
+    }
 }
 
 /// One run. With `calm` nobody resets and everything must arrive.
@@ -279,8 +292,9 @@ fn run(seed: u64, calm: bool) {
             match then {
                 DuplexThen::End => ended = true,
                 DuplexThen::Wait { a_to_b, b_to_a } => {
-                    no_wait_in_vain(a_to_b, &a.borrow(), &b.borrow(), seed);
-                    no_wait_in_vain(b_to_a, &b.borrow(), &a.borrow(), seed);
+                    let guarded = duplex.deadline().is_some();
+                    no_wait_in_vain(a_to_b, &a.borrow(), &b.borrow(), guarded, seed);
+                    no_wait_in_vain(b_to_a, &b.borrow(), &a.borrow(), guarded, seed);
                 }
             }
         }
@@ -312,10 +326,12 @@ fn check(duplex: &Duplex, a: &Sim, b: &Sim, calm: bool) {
 }
 
 /// A direction that waits for what is there already, with no edge to come, hangs.
-fn no_wait_in_vain(need: Option<Need>, source: &Sim, drain: &Sim, seed: u64) {
+fn no_wait_in_vain(need: Option<Need>, source: &Sim, drain: &Sim, guarded: bool, seed: u64) {
     match need {
         Some(Need::Source) => assert!(
-            source.readable || !source.has_something_to_read(),
+            source.readable
+                || !source.has_something_to_read()
+                || (guarded && source.low_water > 1),
             "seed {seed}: waits for a source that has bytes"
         ),
         Some(Need::Drain) => assert!(

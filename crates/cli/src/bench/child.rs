@@ -8,13 +8,13 @@ use std::fs::File;
 use std::net::Ipv4Addr;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::Error;
-use super::netns::{Lab, Place};
+use super::netns::{Lab, Place, ip_command};
 
 /// How often a child is looked at: rare enough to cost nothing measurable.
 const LOOK: Duration = Duration::from_millis(20);
@@ -38,7 +38,7 @@ impl Child {
         };
         let (stdout, out) = file("out")?;
         let (stderr, err) = file("err")?;
-        let inner = Command::new("ip")
+        let inner = ip_command()
             .args(["netns", "exec", &lab.namespace(place)])
             .args(argv)
             .stdin(Stdio::null())

@@ -24,6 +24,17 @@ pub fn group_cpu_ms(group: u32) -> f64 {
     ticks as f64 * TICK_MS
 }
 
+/// Processor time that everybody else's programs have used so far, ms: all
+/// but these groups and the kernel's own threads, whose work may be ours.
+pub fn foreign_cpu_ms(ours: &[u32]) -> f64 {
+    let theirs = |stat: &Stat| stat.group != 0 && !ours.contains(&stat.group);
+    let ticks: u64 = processes()
+        .filter(|(_, stat)| theirs(stat))
+        .map(|(_, stat)| stat.ticks)
+        .sum();
+    ticks as f64 * TICK_MS
+}
+
 /// Processor time that the group's living threads have used so far, ms, to
 /// the nanosecond where the kernel keeps it (schedstat): idle relays use less
 /// than a tick. Falls back to ticks.
@@ -73,16 +84,18 @@ pub fn system_cpu_ms() -> f64 {
 }
 
 fn members(group: u32) -> Vec<(u32, Stat)> {
-    let Ok(proc) = fs::read_dir("/proc") else {
-        return Vec::new();
-    };
-    proc.flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
-        .filter_map(|pid| {
-            let stat = parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?;
-            (stat.group == group).then_some((pid, stat))
-        })
+    processes()
+        .filter(|(_, stat)| stat.group == group)
         .collect()
+}
+
+fn processes() -> impl Iterator<Item = (u32, Stat)> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| {
+        let pid = entry.file_name().to_str()?.parse().ok()?;
+        let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
+        Some((pid, parse_stat(&stat)?))
+    })
 }
 
 /// The command name may hold spaces and parentheses: fields count from the

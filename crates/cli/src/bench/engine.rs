@@ -25,7 +25,11 @@ impl Engines {
             let Ok(line) = serde_json::from_str::<Value>(line) else {
                 continue;
             };
-            let number = |key: &str| line.get(key).or(line.get("fields")?.get(key))?.as_u64();
+            let number = |key: &str| {
+                line.get(key)
+                    .or_else(|| line.get("fields")?.get(key))?
+                    .as_u64()
+            };
             let sum = |engine: &str| {
                 let up = number(&format!("up_{engine}"));
                 let down = number(&format!("down_{engine}"));

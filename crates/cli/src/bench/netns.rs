@@ -180,7 +180,7 @@ pub fn run_janitor(args: &JanitorArgs) -> Result<(), Error> {
 /// few times because a forking relay may win the first race.
 fn empty_namespace(ns: &str) {
     for _ in 0..20 {
-        let Ok(out) = Command::new("ip").args(["netns", "pids", ns]).output() else {
+        let Ok(out) = ip_command().args(["netns", "pids", ns]).output() else {
             return;
         };
         let pids: Vec<i32> = String::from_utf8_lossy(&out.stdout)
@@ -199,7 +199,7 @@ fn empty_namespace(ns: &str) {
 }
 
 fn ip(args: &[&str]) -> Result<(), Error> {
-    run_ip(Command::new("ip").args(args), &args.join(" "))
+    run_ip(ip_command().args(args), &args.join(" "))
 }
 
 /// Writes one sysctl of a namespace. /proc/sys/net shows the namespace of the
@@ -207,7 +207,7 @@ fn ip(args: &[&str]) -> Result<(), Error> {
 fn set(ns: &str, key: &str, value: &str) -> Result<(), Error> {
     let script = format!("echo {value} > /proc/sys/{key}");
     run_ip(
-        Command::new("ip").args(["netns", "exec", ns, "sh", "-c", &script]),
+        ip_command().args(["netns", "exec", ns, "sh", "-c", &script]),
         &format!("set {key}"),
     )
 }
@@ -227,12 +227,25 @@ fn run_ip(command: &mut Command, what: &str) -> Result<(), Error> {
     })
 }
 
-/// Whether a program is on the PATH (or where Debian puts daemons).
-pub fn installed(program: &str) -> bool {
+/// `ip`, with the directories of daemons on the PATH: those of root's shell
+/// are often not those of the user who typed sudo. `ip netns exec` hands them on.
+pub fn ip_command() -> Command {
+    let mut command = Command::new("ip");
+    if let Ok(path) = std::env::join_paths(search_path()) {
+        command.env("PATH", path);
+    }
+    command
+}
+
+fn search_path() -> Vec<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .chain(["/usr/sbin".into(), "/sbin".into()])
-        .any(|dir| dir.join(program).is_file())
+    let daemons = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+    std::env::split_paths(&path).chain(daemons).collect()
+}
+
+/// Whether a program can be started.
+pub fn installed(program: &str) -> bool {
+    search_path().iter().any(|dir| dir.join(program).is_file())
 }
 
 fn require_privilege() -> Result<(), Error> {

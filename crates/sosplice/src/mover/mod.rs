@@ -15,9 +15,12 @@
 //! * A pipe or buffer is held only while bytes are in it; a pipe is handed back only
 //!   empty, and closed otherwise.
 
+mod bulk;
 mod engine;
 mod vessel;
 
+use bulk::Bulk;
+pub use bulk::LOW_WATER_BYTES;
 pub use engine::EngineChoice;
 use engine::{Engine, Gait};
 use vessel::Vessel;
@@ -69,6 +72,15 @@ pub trait Ends {
     /// # Errors
     /// The drain's error; it ends the splice.
     fn drain(&mut self, pipe: &mut Pipe, len: usize) -> io::Result<Put>;
+
+    /// Tells the kernel not to report the source readable below so many bytes
+    /// (SO_RCVLOWAT); None puts back what was set before the splice. An end of file, an
+    /// error, and bytes that are above the new mark must still be reported. At the end of
+    /// a splice the driver puts it back.
+    ///
+    /// # Errors
+    /// Where the source knows no such mark; it is then not asked again.
+    fn low_water(&mut self, bytes: Option<u32>) -> io::Result<()>;
 }
 
 /// What a mover waits for when a step has returned without an end.
@@ -110,6 +122,7 @@ pub struct Mover {
     /// Bytes that may still be taken; `u64::MAX` stands for no limit.
     allowance: u64,
     idle: IdleClock,
+    bulk: Bulk,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -133,6 +146,7 @@ impl Mover {
             carried: Carried::default(),
             allowance: limits.max.unwrap_or(u64::MAX),
             idle: IdleClock::new(limits.idle, now),
+            bulk: Bulk::new(now),
         }
     }
 
@@ -147,9 +161,17 @@ impl Mover {
         if let Phase::Ended(cause) = self.phase {
             return Step { moved: 0, then: Then::End(cause) };
         }
+        if self.vessel.is_empty() {
+            self.bulk.before(ends, now);
+        }
         let before = self.carried.total();
         let mut then = self.run(ends, store, before.saturating_add(budget as u64));
         let moved = self.carried.total() - before;
+        if let Then::Wait(need) = then {
+            let waits = need == Need::Source;
+            let piping = self.gait.next() == Engine::Pipe && self.allowance > BULK_ALLOWANCE_MIN;
+            self.bulk.after(ends, moved, waits, piping, now);
+        }
         if moved > 0 {
             self.idle.moved(now);
         } else if matches!(then, Then::Wait(_)) && self.idle.due(now) {
@@ -204,9 +226,9 @@ impl Mover {
     fn take(&mut self, ends: &mut impl Ends, store: &mut Store, len: usize) -> io::Result<Take> {
         if self.gait.next() == Engine::Pipe {
             match store.pipe() {
-                Ok(pipe) => return self.vessel.fill(pipe, ends, store, &mut self.gait, len),
-                // No descriptor left for a pipe: the copy engine needs none.
-                Err(_) => self.gait.no_pipe(),
+                Some(pipe) => return self.vessel.fill(pipe, ends, store, &mut self.gait, len),
+                // The copy engine needs none.
+                None => self.gait.no_pipe(),
             }
         }
         self.vessel.recv(ends, store, &mut self.gait, len)
@@ -254,13 +276,19 @@ impl Mover {
         self.vessel.held()
     }
 
-    /// When the driver must step at the latest, for the idle limit.
+    /// When the driver must step at the latest: for the idle limit, or to look after
+    /// bytes that lie below the low-water mark of bulk.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         match self.phase {
             Phase::Ended(_) => None,
-            _ => self.idle.deadline(),
+            _ => earlier(self.idle.deadline(), self.bulk.guard()),
         }
+    }
+
+    /// Bytes went the other way between the same sockets: this is a dialogue, not bulk.
+    pub(crate) fn answered(&mut self) {
+        self.bulk.interrupt();
     }
 
     /// The end with its residue; [`Cause::Unspliced`] for a mover that had not ended.
@@ -274,6 +302,17 @@ impl Mover {
             carried: self.carried,
             residue: self.vessel.into_residue(),
         }
+    }
+}
+
+/// Below this the end of the splice is near, and a mark would only delay it.
+const BULK_ALLOWANCE_MIN: u64 = 4 * LOW_WATER_BYTES as u64;
+
+/// The earlier of two deadlines that may be missing.
+pub(crate) fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
     }
 }
 

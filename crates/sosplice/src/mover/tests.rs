@@ -48,6 +48,9 @@ struct Script {
     source_said_empty: bool,
     drain_said_full: bool,
     calls: usize,
+    /// Every mark that was asked for, and whether the source knows one.
+    marks: Vec<Option<u32>>,
+    has_no_mark: bool,
 }
 
 impl Script {
@@ -141,6 +144,14 @@ impl Ends for Script {
             }
             given.extend_from_slice(&buf);
         })
+    }
+
+    fn low_water(&mut self, bytes: Option<u32>) -> io::Result<()> {
+        if self.has_no_mark {
+            return Err(Errno::OPNOTSUPP.into());
+        }
+        self.marks.push(bytes);
+        Ok(())
     }
 }
 
@@ -327,6 +338,91 @@ fn a_closed_drain_is_told_from_a_failed_one() {
     };
     assert_eq!(cause(Errno::PIPE), Then::End(Cause::DrainClosed));
     assert_eq!(cause(Errno::TIMEDOUT), Then::End(Cause::DrainError(Errno::TIMEDOUT.into())));
+}
+
+/// A flow in bulk, so that its source has a mark, and the time.
+fn in_bulk(script: &mut Script, store: &mut Store) -> (Mover, Instant) {
+    let start = Instant::now();
+    let mut mover = Mover::new(Limits::default(), true, start);
+    script.drain.push_back(ROOM);
+    for _ in 0..10 {
+        script.source.extend([queued(60_000), Source::Empty]);
+        mover.step(script, store, start, STEP_BUDGET_BYTES);
+        script.source.push_back(queued(BUFFER_BYTES));
+    }
+    assert_eq!(script.marks, [Some(LOW_WATER_BYTES)]);
+    assert_eq!(mover.deadline(), Some(start + bulk::GUARD));
+    (mover, start)
+}
+
+#[test]
+fn a_pause_takes_the_mark_away_and_is_remembered() {
+    let (mut script, mut store) = (Script::default(), Store::new(64 * 1024, 4));
+    let (mut mover, start) = in_bulk(&mut script, &mut store);
+    script.source.clear();
+    // Looked at before the guard: nothing changes.
+    mover.step(&mut script, &mut store, start + bulk::GUARD / 2, STEP_BUDGET_BYTES);
+    assert_eq!(script.marks.len(), 1);
+    let now = start + bulk::GUARD;
+    mover.step(&mut script, &mut store, now, STEP_BUDGET_BYTES);
+    assert_eq!(script.marks, [Some(LOW_WATER_BYTES), None]);
+    assert_eq!(mover.deadline(), None);
+    // The same streak is not believed a second time; four times as much is.
+    let mut needed = 0;
+    while script.marks.len() < 3 {
+        script.source.extend([queued(60_000), Source::Empty]);
+        needed += mover.step(&mut script, &mut store, now, STEP_BUDGET_BYTES).moved;
+    }
+    assert!(needed >= 4 * bulk::STREAK_BYTES_FIRST, "{needed}");
+}
+
+#[test]
+fn an_answer_takes_the_mark_away_at_once() {
+    // Request and response of a size that looks like bulk: without this each response's
+    // tail would wait for the guard.
+    let (mut script, mut store) = (Script::default(), Store::new(64 * 1024, 4));
+    let (mut mover, start) = in_bulk(&mut script, &mut store);
+    script.source.clear();
+    mover.answered();
+    assert!(mover.deadline().is_some_and(|deadline| deadline <= start), "it must be stepped now");
+    mover.step(&mut script, &mut store, start, STEP_BUDGET_BYTES);
+    assert_eq!(script.marks, [Some(LOW_WATER_BYTES), None]);
+}
+
+#[test]
+fn answered_bursts_are_never_bulk() {
+    let (mut script, mut store) = (Script::new(&[], &[ROOM]), Store::new(64 * 1024, 4));
+    let mut mover = mover(Limits::default());
+    for _ in 0..100 {
+        script.source.extend([queued(200_000), Source::Empty]);
+        mover.step(&mut script, &mut store, Instant::now(), STEP_BUDGET_BYTES);
+        mover.answered();
+    }
+    assert!(script.marks.is_empty());
+}
+
+#[test]
+fn the_end_of_the_allowance_has_no_mark() {
+    let (mut script, mut store) = (Script::new(&[], &[ROOM]), Store::new(64 * 1024, 4));
+    let mut mover = mover(Limits { max: Some(900_000), ..Limits::default() });
+    for _ in 0..14 {
+        script.source.extend([queued(BUFFER_BYTES), Source::Empty]);
+        mover.step(&mut script, &mut store, Instant::now(), STEP_BUDGET_BYTES);
+    }
+    assert_eq!(mover.cause(), Some(Cause::Max));
+    assert!(script.marks.is_empty());
+}
+
+#[test]
+fn a_source_without_a_mark_is_asked_once() {
+    let (mut script, mut store) = (Script::new(&[], &[ROOM]), Store::new(64 * 1024, 4));
+    script.has_no_mark = true;
+    let mut mover = mover(Limits::default());
+    for _ in 0..50 {
+        script.source.extend([queued(BUFFER_BYTES), Source::Empty]);
+        mover.step(&mut script, &mut store, Instant::now(), STEP_BUDGET_BYTES);
+        assert_eq!(mover.deadline(), None);
+    }
 }
 
 fn source() -> impl Strategy<Value = Source> {

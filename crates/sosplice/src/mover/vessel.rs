@@ -4,15 +4,15 @@
 use super::Ends;
 use super::engine::Gait;
 use crate::end::Carried;
-use crate::store::Store;
-use crate::sys::{Pipe, Put, Take};
+use crate::store::{LentPipe, Store};
+use crate::sys::{Put, Take};
 use std::io;
 
 #[derive(Debug)]
 pub(super) enum Vessel {
     Empty,
     Buffer { buffer: Box<[u8]>, start: u32, end: u32 },
-    Pipe { pipe: Pipe, held: usize },
+    Pipe { pipe: LentPipe, held: usize },
 }
 
 impl Vessel {
@@ -54,14 +54,14 @@ impl Vessel {
     /// Moves from the source into a lent pipe, at most `len` bytes.
     pub(super) fn fill(
         &mut self,
-        mut pipe: Pipe,
+        mut pipe: LentPipe,
         ends: &mut impl Ends,
         store: &mut Store,
         gait: &mut Gait,
         len: usize,
     ) -> io::Result<Take> {
         debug_assert!(self.is_empty());
-        let result = ends.fill(&mut pipe, len);
+        let result = ends.fill(&mut pipe.pipe, len);
         match result {
             Ok(Take::Bytes { count, .. }) => {
                 debug_assert!(count > 0 && count <= len);
@@ -91,7 +91,7 @@ impl Vessel {
                 Self::Buffer { buffer, start, end } => {
                     ends.send(&buffer[*start as usize..*end as usize])?
                 }
-                Self::Pipe { pipe, held } => ends.drain(pipe, *held)?,
+                Self::Pipe { pipe, held } => ends.drain(&mut pipe.pipe, *held)?,
             };
             match (put, &mut *self) {
                 (Put::Full, _) => return Ok(false),
@@ -138,7 +138,7 @@ impl Vessel {
             let mut bytes = vec![0; *held];
             let mut filled = 0;
             while filled < bytes.len() {
-                match pipe.read(&mut bytes[filled..])? {
+                match pipe.pipe.read(&mut bytes[filled..])? {
                     0 => return Err(io::ErrorKind::UnexpectedEof.into()),
                     count => filled += count,
                 }

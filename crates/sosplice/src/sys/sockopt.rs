@@ -1,16 +1,48 @@
 //! Socket options that a splice sets and puts back.
 
-use rustix::fd::{AsFd, AsRawFd};
+use super::Kind;
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd};
 use rustix::io::{Errno, Result};
 use rustix::net::{Shutdown, sockopt};
+use std::io;
 use std::time::Duration;
 
+/// The low-water mark that a splice has set on its source, and what was there before.
+#[derive(Debug, Default)]
+pub struct LowWater {
+    before: Option<i32>,
+}
+
+impl LowWater {
+    /// Sets the mark, or puts back what was before; without a mark of ours that is
+    /// nothing. The kernel caps it at half of the largest receive buffer, and reports at
+    /// once what lies above the new mark (net/ipv4/tcp.c, `tcp_set_rcvlowat`).
+    ///
+    /// # Errors
+    /// EOPNOTSUPP where the source is not TCP: poll minds the mark nowhere else. What
+    /// setsockopt(2) says.
+    pub fn set<Fd: AsFd>(&mut self, fd: Fd, kind: Kind, bytes: Option<u32>) -> io::Result<()> {
+        let fd = fd.as_fd();
+        match (bytes, self.before) {
+            (None, None) => {}
+            (None, Some(before)) => {
+                self.before = None;
+                set_low_water(fd, before)?;
+            }
+            (Some(_), _) if kind != Kind::Tcp => return Err(Errno::OPNOTSUPP.into()),
+            (Some(bytes), before) => {
+                let before = before.map_or_else(|| low_water(fd), Ok)?;
+                set_low_water(fd, i32::try_from(bytes).unwrap_or(i32::MAX))?;
+                self.before = Some(before);
+            }
+        }
+        Ok(())
+    }
+}
+
 /// SO_RCVLOWAT: the bytes that make the socket readable for poll and epoll (socket(7)).
-///
-/// # Errors
-/// What getsockopt(2) says.
 #[allow(unsafe_code, reason = "rustix has no name for SO_RCVLOWAT")]
-pub fn low_water<Fd: AsFd>(fd: Fd) -> Result<i32> {
+fn low_water(fd: BorrowedFd<'_>) -> Result<i32> {
     let mut value: libc::c_int = 0;
     let mut len = size_of::<libc::c_int>() as libc::socklen_t;
     // SAFETY: value and len are live for the call, and len is the size of value.
@@ -18,7 +50,7 @@ pub fn low_water<Fd: AsFd>(fd: Fd) -> Result<i32> {
     let done = unsafe {
         libc::syscall(
             libc::SYS_getsockopt,
-            fd.as_fd().as_raw_fd(),
+            fd.as_raw_fd(),
             libc::SOL_SOCKET,
             libc::SO_RCVLOWAT,
             &raw mut value,
@@ -29,16 +61,13 @@ pub fn low_water<Fd: AsFd>(fd: Fd) -> Result<i32> {
 }
 
 /// Sets SO_RCVLOWAT, in bytes; the kernel caps it at half of the largest receive buffer.
-///
-/// # Errors
-/// What setsockopt(2) says.
 #[allow(unsafe_code, reason = "rustix has no name for SO_RCVLOWAT")]
-pub fn set_low_water<Fd: AsFd>(fd: Fd, bytes: i32) -> Result<()> {
+fn set_low_water(fd: BorrowedFd<'_>, bytes: i32) -> Result<()> {
     // SAFETY: the pointer and the length describe `bytes`, live for the call.
     let done = unsafe {
         libc::syscall(
             libc::SYS_setsockopt,
-            fd.as_fd().as_raw_fd(),
+            fd.as_raw_fd(),
             libc::SOL_SOCKET,
             libc::SO_RCVLOWAT,
             &raw const bytes,
@@ -50,14 +79,6 @@ pub fn set_low_water<Fd: AsFd>(fd: Fd, bytes: i32) -> Result<()> {
 
 fn last() -> Errno {
     Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
-}
-
-/// TCP_NODELAY: what the source sent in one piece is not held back for the next.
-///
-/// # Errors
-/// What setsockopt(2) says; EOPNOTSUPP or ENOPROTOOPT on other than TCP.
-pub fn set_nodelay<Fd: AsFd>(fd: Fd) -> Result<()> {
-    sockopt::set_tcp_nodelay(fd, true)
 }
 
 /// Sends FIN: the drain's peer reads its end of file after the last byte.

@@ -4,17 +4,18 @@
 use super::Socket;
 use crate::error::Error;
 use crate::mover::{Ends, Need};
-use crate::sys::{self, Kind, Pipe, Put, Take};
+use crate::sys::{self, Kind, LowWater, Pipe, Put, Take};
 use std::io;
 use std::task::Context;
 use tokio::io::Interest;
 
-pub(super) struct TokioEnds<'s, S: ?Sized, D: ?Sized> {
+pub(super) struct TokioEnds<'s, S: Socket + ?Sized, D: Socket + ?Sized> {
     pub(super) source: &'s S,
     pub(super) drain: &'s D,
     source_kind: Kind,
     drain_kind: Kind,
     can_pipe: bool,
+    mark: LowWater,
 }
 
 impl<'s, S: Socket + ?Sized, D: Socket + ?Sized> TokioEnds<'s, S, D> {
@@ -30,7 +31,7 @@ impl<'s, S: Socket + ?Sized, D: Socket + ?Sized> TokioEnds<'s, S, D> {
             && drain_kind.can_pipe()
             && source.is_nonblocking()
             && drain.is_nonblocking();
-        Ok(Self { source, drain, source_kind, drain_kind, can_pipe })
+        Ok(Self { source, drain, source_kind, drain_kind, can_pipe, mark: LowWater::default() })
     }
 
     pub(super) fn reversed(&self) -> TokioEnds<'s, D, S> {
@@ -40,6 +41,7 @@ impl<'s, S: Socket + ?Sized, D: Socket + ?Sized> TokioEnds<'s, S, D> {
             source_kind: self.drain_kind,
             drain_kind: self.source_kind,
             can_pipe: self.can_pipe,
+            mark: LowWater::default(),
         }
     }
 
@@ -82,6 +84,17 @@ impl<S: Socket + ?Sized, D: Socket + ?Sized> Ends for TokioEnds<'_, S, D> {
 
     fn drain(&mut self, pipe: &mut Pipe, len: usize) -> io::Result<Put> {
         put(self.drain, || sys::drain(self.drain, pipe, len))
+    }
+
+    fn low_water(&mut self, bytes: Option<u32>) -> io::Result<()> {
+        self.mark.set(self.source, self.source_kind, bytes)
+    }
+}
+
+impl<S: Socket + ?Sized, D: Socket + ?Sized> Drop for TokioEnds<'_, S, D> {
+    fn drop(&mut self) {
+        // A socket that is gone needs no mark.
+        let _ = self.mark.set(self.source, self.source_kind, None);
     }
 }
 

@@ -29,6 +29,12 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+/// Replaces the pipes and buffers of the calling thread's tasks, for a program that has
+/// a budget of descriptors. Bytes in flight are not touched.
+pub fn set_thread_store(store: Store) {
+    STORE.set(store);
+}
+
 thread_local! {
     /// The pipes and buffers of this thread's tasks. A task that moves to another
     /// thread between two polls takes only what holds its own bytes with it.
@@ -110,7 +116,7 @@ where
 
 /// Two joined sockets as a value that a task polls: what [`splice_both`] awaits, for
 /// callers that want the counts meanwhile.
-pub struct Both<'s, A: ?Sized, B: ?Sized> {
+pub struct Both<'s, A: Socket + ?Sized, B: Socket + ?Sized> {
     a_to_b: TokioEnds<'s, A, B>,
     b_to_a: TokioEnds<'s, B, A>,
     duplex: Duplex,

@@ -87,6 +87,10 @@ impl Ends for SideEnds<'_> {
         }
         Ok(put)
     }
+
+    fn low_water(&mut self, bytes: Option<u32>) -> io::Result<()> {
+        self.source.low_water(bytes)
+    }
 }
 
 /// One direction.

@@ -2,12 +2,12 @@
 
 use crate::error::Error;
 use crate::nonblock::Nonblock;
-use crate::sys::{self, Kind, Put, Take};
+use crate::sys::{self, Kind, LowWater, Put, Take};
 use rustix::event::epoll::EventFlags;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
 
 /// A socket with a descriptor of its own: the caller may close his while the splice
@@ -18,6 +18,8 @@ pub(crate) struct Side {
     kind: Kind,
     ready: Cell<Ready>,
     nonblock: Nonblock,
+    /// Set while this side is the source of a flow in bulk.
+    mark: RefCell<LowWater>,
 }
 
 /// What may be tried. Kept until a call finds otherwise.
@@ -63,7 +65,7 @@ impl Side {
         }
         let fd = rustix::io::fcntl_dupfd_cloexec(fd, 0).map_err(Error::setup("fcntl"))?;
         let nonblock = Nonblock::hold(&fd).map_err(Error::setup("fcntl"))?;
-        Ok(Self { fd, kind, ready: Cell::default(), nonblock })
+        Ok(Self { fd, kind, ready: Cell::default(), nonblock, mark: RefCell::default() })
     }
 
     pub(crate) fn can_pipe(&self) -> bool {
@@ -130,6 +132,10 @@ impl Side {
         Ok(given)
     }
 
+    pub(super) fn low_water(&self, bytes: Option<u32>) -> io::Result<()> {
+        self.mark.borrow_mut().set(&self.fd, self.kind, bytes)
+    }
+
     pub(super) fn kind(&self) -> Kind {
         self.kind
     }
@@ -143,6 +149,8 @@ impl AsFd for Side {
 
 impl Drop for Side {
     fn drop(&mut self) {
+        // A socket that is gone needs no mark.
+        let _ = self.low_water(None);
         self.nonblock.release(&self.fd);
     }
 }
