@@ -164,6 +164,7 @@ fn bytes_sent_before_the_upstream_is_connected_arrive() {
     // What fits into the kernel's buffers with nobody reading.
     Pattern::new(1).write(&client, 60_000).unwrap();
     finish(&client);
+    upstream.wait_for_syn();
     upstream.answer();
     let server = accept(&upstream.listener);
     Pattern::new(1).expect_whole(&server, 60_000);

@@ -76,13 +76,17 @@ impl Pattern {
         Ok(())
     }
 
-    /// Writes until the peer takes no more for the socket's write timeout, or until
-    /// there is an error other than that.
-    pub fn write_until_full(&mut self, mut to: &TcpStream, patience: Duration) -> io::Result<()> {
+    /// Writes up to `len` bytes, and no more once the peer took none for `patience`.
+    pub fn write_until_full(&mut self, mut to: &TcpStream, len: u64, patience: Duration) -> io::Result<()> {
         let before = to.write_timeout()?;
         to.set_write_timeout(Some(patience))?;
+        let end = self.at.saturating_add(len);
         let result = loop {
-            match to.write(self.piece(CHUNK_BYTES)) {
+            if self.at == end {
+                break Ok(());
+            }
+            let room = usize::try_from(end - self.at).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES);
+            match to.write(self.piece(room)) {
                 Ok(count) => self.at += count as u64,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break Ok(()),
                 Err(error) => break Err(error),

@@ -117,6 +117,19 @@ impl Silent {
         self.listener.local_addr().unwrap()
     }
 
+    /// Waits until somebody's SYN to it is out.
+    #[track_caller]
+    pub fn wait_for_syn(&self) {
+        let port = format!(":{:04X}", self.addr().port());
+        wait_until("the relay tries to connect", || {
+            let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+            // Columns: number, local address, remote address, state (02 is SYN-SENT).
+            table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).any(|row| {
+                row.len() > 3 && row[2].ends_with(&port) && row[3] == "02"
+            })
+        });
+    }
+
     /// Empties the queue: the next SYN is answered.
     pub fn answer(&mut self) {
         for filler in self.fillers.drain(..) {
