@@ -12,7 +12,7 @@ use std::thread;
 use std::time::Duration;
 use support::pattern::{Ending, Pattern};
 use support::peers::{
-    accept, addr, connect_with_buffer, finish, join, listener, listener_with_buffer, reset,
+    accept, addr, connect_with_buffer, finish, join, join_known, listener, listener_with_buffer, reset,
 };
 use support::{Descriptors, Relay, wait_until};
 
@@ -202,17 +202,6 @@ fn warm_relay(upstream: &TcpListener, engine: &str) -> (Relay, Descriptors) {
     relay.next_closed();
     relay.wait_for_descriptors(without, 1);
     (relay, without)
-}
-
-/// A connection through the relay on which a byte has gone each way: the relay knows
-/// that its upstream is connected.
-fn join_known(relay: &Relay, upstream: &TcpListener) -> (TcpStream, TcpStream) {
-    let (client, server) = join(relay, upstream);
-    Pattern::new(0).write(&client, 1).unwrap();
-    Pattern::new(0).expect(&server, 1);
-    Pattern::new(0).write(&server, 1).unwrap();
-    Pattern::new(0).expect(&client, 1);
-    (client, server)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,10 +8,10 @@
 pub mod pattern;
 pub mod peers;
 
-use rustix::process::{Pid, Resource, Rlimit, Signal};
+use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
 use serde_json::Value;
 use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -237,6 +237,35 @@ impl Relay {
         // The name may hold blanks; what follows its bracket does not.
         let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
         fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+    }
+
+    /// Watches it for a while in which there is nothing to do, and fails if it did
+    /// something: two ticks are what the watching itself may cost. The while is what is
+    /// observed here; nothing is waited for.
+    #[track_caller]
+    pub fn assert_rests(&self, when: &str) {
+        let before = self.ticks();
+        std::thread::sleep(Duration::from_millis(500));
+        let used = self.ticks() - before;
+        assert!(used <= 2, "{when}: {used} of 50 ticks used");
+    }
+
+    /// Lowers its limit so that it has `free` descriptors left.
+    pub fn leave_descriptors(&self, free: u64) {
+        let numbers = std::fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap();
+        let used: HashSet<u64> = numbers
+            .map(|entry| entry.unwrap().file_name().to_string_lossy().parse().unwrap())
+            .collect();
+        // The limit is on the numbers, and those in use may have gaps.
+        let last = (0..).filter(|number| !used.contains(number)).nth(free as usize).unwrap();
+        self.limit_descriptors(last);
+    }
+
+    /// Sets its soft limit; the hard one is what it inherited from here.
+    pub fn limit_descriptors(&self, current: u64) {
+        let maximum = rustix::process::getrlimit(Resource::Nofile).maximum;
+        let limit = Rlimit { current: Some(current), maximum };
+        prlimit(Some(Pid::from_child(&self.child)), Resource::Nofile, limit).unwrap();
     }
 
     fn catches(&self, signal: Signal) -> bool {

@@ -1,6 +1,7 @@
 //! The two peers of a relayed connection: sockets with a watchdog, and how they fail.
 
-use super::{Relay, WATCHDOG, wait_until};
+use super::pattern::Pattern;
+use super::{Descriptors, Relay, WATCHDOG, wait_until};
 use socket2::{Domain, SockRef, Socket, Type};
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -63,6 +64,34 @@ pub fn connect_with_buffer(to: SocketAddr, bytes: usize) -> TcpStream {
 pub fn join(relay: &Relay, upstream: &TcpListener) -> (TcpStream, TcpStream) {
     let client = connect(relay.addr());
     (client, accept(upstream))
+}
+
+/// The same, once a byte has gone each way: the relay knows that its upstream is
+/// connected, and has made what it makes for a connection.
+#[track_caller]
+pub fn join_known(relay: &Relay, upstream: &TcpListener) -> (TcpStream, TcpStream) {
+    let (client, server) = join(relay, upstream);
+    Pattern::new(0).write(&client, 1).unwrap();
+    Pattern::new(0).expect(&server, 1);
+    Pattern::new(0).write(&server, 1).unwrap();
+    Pattern::new(0).expect(&client, 1);
+    (client, server)
+}
+
+/// The relay's descriptors without a connection. Looked at while there are some, so many
+/// that each of a few workers has one: what a worker makes once is made then.
+#[track_caller]
+pub fn descriptors_without_connections(relay: &Relay, upstream: &TcpListener) -> Descriptors {
+    const MANY: usize = 24;
+    let held: Vec<_> = (0..MANY).map(|_| join_known(relay, upstream)).collect();
+    let mut without = relay.descriptors();
+    without.sockets -= 2 * MANY;
+    drop(held);
+    for _ in 0..MANY {
+        relay.next_closed();
+    }
+    relay.wait_for_descriptors(without, 0);
+    without
 }
 
 fn watched(stream: TcpStream) -> TcpStream {
