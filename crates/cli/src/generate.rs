@@ -36,9 +36,8 @@ pub fn run(args: Args) -> ExitCode {
             clap_complete::generate(shell, &mut command, "sosplice", &mut script);
             std::io::stdout().write_all(&script).map_err(|error| ("stdout".into(), error))
         }
-        What::Man { dir } => {
-            clap_mangen::generate_to(command, &dir).map_err(|error| (dir.display().to_string(), error))
-        }
+        What::Man { dir } => clap_mangen::generate_to(command, &dir)
+            .map_err(|error| (dir.display().to_string(), error)),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

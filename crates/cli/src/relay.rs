@@ -87,7 +87,9 @@ fn listen(text: &str) -> Result<SocketAddr, String> {
 }
 
 fn bytes(text: &str) -> Result<u64, String> {
-    text.parse::<bytesize::ByteSize>().map(|size| size.as_u64()).map_err(|_| "not a number of bytes (as 1000, 10MB, 1GiB)".to_owned())
+    text.parse::<bytesize::ByteSize>()
+        .map(|size| size.as_u64())
+        .map_err(|_| "not a number of bytes (as 1000, 10MB, 1GiB)".to_owned())
 }
 
 fn time(text: &str) -> Result<Duration, String> {

@@ -132,21 +132,14 @@ impl Demand {
         let least = fixed.saturating_add(pipe_each).saturating_add(per_session);
         // A sum that ran into the end of its type is no sum.
         if self.nofile < least || least == u64::MAX {
-            return Err(BudgetError::TooLow {
-                nofile: self.nofile,
-                workers,
-                needed: least,
-            });
+            return Err(BudgetError::TooLow { nofile: self.nofile, workers, needed: least });
         }
         let left = self.nofile - fixed;
         match self.max_connections {
             None => {
                 let pipes_per_worker = wished.min(left / PIPES_SHARE / pipe_each).max(1);
                 let max_connections = (left - pipes_per_worker * pipe_each) / per_session;
-                Ok(Budget {
-                    max_connections,
-                    pipes_per_worker,
-                })
+                Ok(Budget { max_connections, pipes_per_worker })
             }
             Some(0) => Err(BudgetError::None),
             Some(asked) => {
@@ -179,10 +172,7 @@ impl Demand {
 /// What setrlimit(2) says; the limit is then as it was.
 pub fn raise_nofile() -> io::Result<u64> {
     let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        ..limit
-    };
+    let raised = Rlimit { current: limit.maximum, ..limit };
     if raised != limit {
         setrlimit(Resource::Nofile, raised)?;
     }
@@ -245,16 +235,10 @@ mod tests {
                     assert!(demand.nofile - taken(&demand, &budget) < demand.per_session);
                 }
                 Err(BudgetError::TooLow { needed, .. }) => {
-                    let just_enough = Demand {
-                        nofile: needed,
-                        ..demand
-                    };
+                    let just_enough = Demand { nofile: needed, ..demand };
                     assert!(demand.nofile < needed);
                     assert!(just_enough.budget().is_ok(), "{demand:?}");
-                    let short = Demand {
-                        nofile: needed - 1,
-                        ..demand
-                    };
+                    let short = Demand { nofile: needed - 1, ..demand };
                     assert!(short.budget().is_err(), "{demand:?}");
                 }
                 Err(other) => panic!("{demand:?}: {other}"),
@@ -266,17 +250,10 @@ mod tests {
     /// And once did not start when pipes were limited and connections were not.
     #[test]
     fn pipes_without_max_connections_start_and_the_other_way_round() {
-        let budget = Demand {
-            pipes_per_worker: 10_000,
-            ..USUAL
-        };
+        let budget = Demand { pipes_per_worker: 10_000, ..USUAL };
         let budget = budget.budget().expect("a budget");
         assert!(budget.pipes_per_worker < 10_000 && budget.max_connections > 300);
-        let budget = Demand {
-            pipes_per_worker: 0,
-            max_connections: Some(400),
-            ..USUAL
-        };
+        let budget = Demand { pipes_per_worker: 0, max_connections: Some(400), ..USUAL };
         let budget = budget.budget().expect("a budget");
         assert_eq!((budget.max_connections, budget.pipes_per_worker), (400, 1));
     }
@@ -284,10 +261,7 @@ mod tests {
     #[test]
     fn what_is_asked_for_is_given_or_refused_with_the_limit_that_would_do() {
         for asked in [1, 100, 480, 490, 497, 498, 499, 1_000_000, u64::MAX] {
-            let demand = Demand {
-                max_connections: Some(asked),
-                ..USUAL
-            };
+            let demand = Demand { max_connections: Some(asked), ..USUAL };
             match demand.budget() {
                 Ok(budget) => {
                     assert_eq!(budget.max_connections, asked);
@@ -297,16 +271,10 @@ mod tests {
                 Err(error @ BudgetError::TooMany { needed, fits, .. }) => {
                     assert!(fits < asked);
                     assert!(error.to_string().contains(&needed.to_string()));
-                    let at_most = Demand {
-                        max_connections: Some(fits),
-                        ..demand
-                    };
+                    let at_most = Demand { max_connections: Some(fits), ..demand };
                     assert!(at_most.budget().is_ok());
                     if needed < u64::MAX {
-                        let raised = Demand {
-                            nofile: needed,
-                            ..demand
-                        };
+                        let raised = Demand { nofile: needed, ..demand };
                         let budget = raised.budget().expect("fits now");
                         assert_eq!(budget.pipes_per_worker, 16, "and with every pipe");
                     }
@@ -314,26 +282,16 @@ mod tests {
                 Err(other) => panic!("{asked}: {other}"),
             }
         }
-        let nothing = Demand {
-            max_connections: Some(0),
-            ..USUAL
-        };
+        let nothing = Demand { max_connections: Some(0), ..USUAL };
         assert_eq!(nothing.budget(), Err(BudgetError::None));
     }
 
     #[test]
     fn no_limit_at_all_is_no_overflow() {
-        let demand = Demand {
-            nofile: u64::MAX,
-            workers: u64::MAX,
-            pipes_per_worker: u64::MAX,
-            ..USUAL
-        };
+        let demand =
+            Demand { nofile: u64::MAX, workers: u64::MAX, pipes_per_worker: u64::MAX, ..USUAL };
         assert!(demand.budget().is_err());
-        let demand = Demand {
-            nofile: u64::MAX,
-            ..USUAL
-        };
+        let demand = Demand { nofile: u64::MAX, ..USUAL };
         assert_eq!(demand.budget().expect("a budget").pipes_per_worker, 16);
     }
 

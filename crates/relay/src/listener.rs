@@ -4,9 +4,9 @@ use crate::error::Error;
 use rustix::fd::OwnedFd;
 use rustix::net::SocketFlags;
 use socket2::{Domain, Protocol, Socket, Type};
-use std::io;
 use sosplice::sys::Kind;
 use sosplice::tokio::{Registered, Socket as _};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use tokio::io::Interest;
 
@@ -38,7 +38,8 @@ pub(crate) fn bind(addr: SocketAddr, workers: usize) -> Result<Vec<Socket>, Erro
 }
 
 fn socket(addr: SocketAddr, shared: bool) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(addr), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    let socket =
+        Socket::new(Domain::for_address(addr), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(shared)?;
     if addr.ip().is_unspecified() && addr.is_ipv6() {
@@ -71,7 +72,9 @@ impl Listener {
                     let peer = peer.and_then(|any| SocketAddr::try_from(any).ok());
                     return Ok((fd, peer.unwrap_or(UNKNOWN)));
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.0.readable().await?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.0.readable().await?
+                }
                 Err(error) => return Err(error),
             }
         }

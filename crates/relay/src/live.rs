@@ -27,10 +27,7 @@ impl LiveCarried {
     }
 
     fn load(&self) -> Carried {
-        Carried {
-            copy: self.copy.load(Ordering::Relaxed),
-            pipe: self.pipe.load(Ordering::Relaxed),
-        }
+        Carried { copy: self.copy.load(Ordering::Relaxed), pipe: self.pipe.load(Ordering::Relaxed) }
     }
 }
 
@@ -56,11 +53,8 @@ impl Registry {
 
     /// Enters a session; it leaves when the entry is dropped.
     pub(crate) fn enter(self: &Arc<Self>, relay_end: SocketAddr, client: SocketAddr) -> Entry {
-        let live = Arc::new(Live {
-            client,
-            up: LiveCarried::default(),
-            down: LiveCarried::default(),
-        });
+        let live =
+            Arc::new(Live { client, up: LiveCarried::default(), down: LiveCarried::default() });
         self.sessions().insert(relay_end, Arc::clone(&live));
         Entry { registry: Arc::clone(self), relay_end, live }
     }

@@ -57,10 +57,8 @@ struct Patience {
     stall: Duration,
 }
 
-const PATIENCE: Patience = Patience {
-    head: Duration::from_secs(30),
-    stall: Duration::from_secs(60),
-};
+const PATIENCE: Patience =
+    Patience { head: Duration::from_secs(30), stall: Duration::from_secs(60) };
 
 /// How long to leave a listener alone that has no descriptor to give.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

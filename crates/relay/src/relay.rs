@@ -97,13 +97,16 @@ impl Relay {
         let workers = config.workers.max(1);
         let budget = budget(&config, workers)?;
         let listeners = listener::bind(config.listen, workers)?;
-        let addr = listeners[0].local_addr().ok().and_then(|a| a.as_socket()).unwrap_or(config.listen);
+        let addr =
+            listeners[0].local_addr().ok().and_then(|a| a.as_socket()).unwrap_or(config.listen);
         let shared = Arc::new(Shared {
             limits: config.limits,
             connect_timeout: config.connect_timeout,
             busy_poll: config.busy_poll,
             permits: Arc::new(Semaphore::new(
-                usize::try_from(budget.max_connections).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS),
+                usize::try_from(budget.max_connections)
+                    .unwrap_or(usize::MAX)
+                    .min(Semaphore::MAX_PERMITS),
             )),
             pipes_per_worker: usize::try_from(budget.pipes_per_worker).unwrap_or(usize::MAX),
             stats: Stats::default(),
@@ -148,10 +151,8 @@ impl Relay {
     /// [`Error::Signals`] where signals cannot be caught.
     pub fn run(self) -> Result<(), Error> {
         let signals = |source| Error::Signals { source };
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(signals)?;
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(signals)?;
         let Self { stage, threads, drain_timeout, shared, .. } = self;
         runtime.block_on(async {
             let mut terminate = signal(SignalKind::terminate()).map_err(signals)?;

@@ -23,14 +23,16 @@ pub(crate) async fn run(worker: Arc<Worker>, fd: OwnedFd, client_addr: SocketAdd
             return;
         }
     };
-    // A future that is polled only until one upstream has answered: its room in the
-    // session is used again by what follows.
-    let Some((upstream, place)) = find_upstream(&worker, &client, client_addr).await else {
+    // In a box of its own, which is gone once an upstream has answered: an idle session
+    // is not to pay for the room that connecting takes.
+    let Some((upstream, place)) = Box::pin(find_upstream(&worker, &client, client_addr)).await
+    else {
         return;
     };
     let live = worker.registry.as_ref().and_then(|registry| {
         let relay_end = rustix::net::getsockname(&upstream).ok()?;
-        Some(registry.enter(SocketAddr::try_from(relay_end).ok()?, client_addr))
+        let relay_end = SocketAddr::try_from(relay_end).ok()?;
+        Some(Box::new(registry.enter(relay_end, client_addr)))
     });
     // Both are stream sockets by construction.
     let Ok(both) = Both::new(&client, &upstream, worker.shared.limits, OnMax::EndBoth) else {
@@ -40,8 +42,8 @@ pub(crate) async fn run(worker: Arc<Worker>, fd: OwnedFd, client_addr: SocketAdd
         both: Some(both.closing()),
         client: &client,
         upstream: &upstream,
-        client_addr,
-        upstream_addr: place.upstream().addr,
+        client_addr: &client_addr,
+        place,
         began,
         live,
     };
@@ -65,7 +67,8 @@ async fn find_upstream<'w>(
     let mut last = None;
     for candidate in worker.pool.candidates(client_addr.ip()) {
         let place = Place::take(candidate);
-        let connecting = tokio::time::timeout(worker.shared.connect_timeout, connect(candidate.addr));
+        let connecting =
+            tokio::time::timeout(worker.shared.connect_timeout, connect(candidate.addr));
         let timed_out = |_| Err(io::Error::from(io::ErrorKind::TimedOut));
         match connecting.await.unwrap_or_else(timed_out) {
             Ok(upstream) => return Some((upstream, place)),
@@ -89,10 +92,10 @@ struct Session<'s> {
     both: Option<Both<'s, Registered, Registered>>,
     client: &'s Registered,
     upstream: &'s Registered,
-    client_addr: SocketAddr,
-    upstream_addr: SocketAddr,
+    client_addr: &'s SocketAddr,
+    place: Place<'s>,
     began: Instant,
-    live: Option<Entry>,
+    live: Option<Box<Entry>>,
 }
 
 impl Session<'_> {
@@ -126,7 +129,7 @@ impl Session<'_> {
         let carried = Carried { copy: up.copy + down.copy, pipe: up.pipe + down.pipe };
         tracing::info!(
             client = %self.client_addr,
-            upstream = %self.upstream_addr,
+            upstream = %self.place.upstream().addr,
             up = up.total(),
             down = down.total(),
             engine = carried.engine(),

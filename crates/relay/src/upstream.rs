@@ -30,7 +30,9 @@ impl FromStr for Target {
         }
         let named = host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
         if host.is_empty() || !named {
-            return Err(format!("'{host}' is neither a name nor an address (IPv6 goes in brackets)"));
+            return Err(format!(
+                "'{host}' is neither a name nor an address (IPv6 goes in brackets)"
+            ));
         }
         Ok(Self(text.to_owned()))
     }
@@ -80,8 +82,10 @@ pub(crate) struct Pool {
 
 impl Pool {
     pub(crate) fn new(addrs: Vec<SocketAddr>, balance: Balance) -> Self {
-        let upstreams =
-            addrs.into_iter().map(|addr| Upstream { addr, sessions: AtomicUsize::new(0) }).collect();
+        let upstreams = addrs
+            .into_iter()
+            .map(|addr| Upstream { addr, sessions: AtomicUsize::new(0) })
+            .collect();
         Self { upstreams, balance, turn: AtomicUsize::new(0) }
     }
 
@@ -111,7 +115,9 @@ impl Pool {
             Balance::Random => {
                 // A counter through a mixing function: even, and no state but the turn.
                 let mut x = turn() as u64;
-                x = (x ^ (x >> 30)).wrapping_add(0x9e37_79b9_7f4a_7c15).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+                x = (x ^ (x >> 30))
+                    .wrapping_add(0x9e37_79b9_7f4a_7c15)
+                    .wrapping_mul(0xbf58_476d_1ce4_e5b9);
                 x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
                 ((x ^ (x >> 31)) % count as u64) as usize
             }

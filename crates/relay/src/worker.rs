@@ -128,7 +128,12 @@ impl Worker {
         Arc::clone(&self.shared.permits).acquire_owned().await.ok()
     }
 
-    fn start(self: &Arc<Self>, fd: OwnedFd, client: SocketAddr, permit: Option<OwnedSemaphorePermit>) {
+    fn start(
+        self: &Arc<Self>,
+        fd: OwnedFd,
+        client: SocketAddr,
+        permit: Option<OwnedSemaphorePermit>,
+    ) {
         self.shared.stats.accepted();
         self.sessions.fetch_add(1, Ordering::Relaxed);
         let worker = Arc::clone(self);
@@ -153,7 +158,10 @@ impl Worker {
         }
         let cut = self.sessions.load(Ordering::Relaxed);
         if cut > 0 {
-            tracing::warn!(sessions = cut, "sessions cut: they had not ended within the drain time");
+            tracing::warn!(
+                sessions = cut,
+                "sessions cut: they had not ended within the drain time"
+            );
         }
     }
 

@@ -14,10 +14,8 @@ fn a_worker_takes_no_more_than_its_share() {
     let before = open();
     let mut runtimes = Vec::new();
     for _ in 0..8 {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .expect("a runtime");
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(async {
             let kind = tokio::signal::unix::SignalKind::terminate();
             drop(tokio::signal::unix::signal(kind).expect("a handler"));

@@ -6,10 +6,9 @@
 //! both, so that a download does not end because nothing is uploaded.
 
 use crate::end::{Carried, Cause, End};
-use crate::idle::IdleClock;
-use crate::mover::{Ends, Limits, Mover, Need, Then, earlier};
+use crate::mover::{Ends, Limits, Mover, Need, Then, deadline_after, earlier, is_due};
 use crate::store::Store;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What happens to the other direction when one has reached its byte limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,7 +60,9 @@ pub(crate) enum DuplexThen {
 pub(crate) struct Duplex {
     a_to_b: Mover,
     b_to_a: Mover,
-    idle: IdleClock,
+    idle: Option<Duration>,
+    /// The last movement either way.
+    last: Instant,
     on_max: OnMax,
 }
 
@@ -71,7 +72,8 @@ impl Duplex {
         Self {
             a_to_b: Mover::new(one_way, can_pipe, now),
             b_to_a: Mover::new(one_way, can_pipe, now),
-            idle: IdleClock::new(limits.idle, now),
+            idle: limits.idle,
+            last: now,
             on_max,
         }
     }
@@ -118,8 +120,8 @@ impl Duplex {
             return DuplexThen::End;
         }
         if moved_up + moved_down > 0 {
-            self.idle.moved(now);
-        } else if self.idle.due(now) {
+            self.last = now;
+        } else if is_due(deadline_after(self.last, self.idle), now) {
             self.end_now(Cause::Idle);
             return DuplexThen::End;
         }
@@ -129,7 +131,7 @@ impl Duplex {
     /// When the driver must step at the latest.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let movers = earlier(self.a_to_b.deadline(), self.b_to_a.deadline());
-        earlier(self.idle.deadline(), movers)
+        earlier(deadline_after(self.last, self.idle), movers)
     }
 
     pub(crate) fn carried(&self) -> (Carried, Carried) {

@@ -21,13 +21,12 @@ mod completion;
 mod duplex;
 mod end;
 mod error;
-mod idle;
 pub mod manual;
 pub mod mover;
 mod nonblock;
-mod splicer;
 #[cfg(test)]
 mod sim;
+mod splicer;
 pub mod store;
 pub mod sys;
 #[cfg(feature = "tokio")]

@@ -6,7 +6,7 @@
 //! has already happened. At the end of a run in which nobody failed, everything arrived.
 
 use crate::duplex::{Direction, Duplex, DuplexThen, OnMax};
-use crate::mover::{EngineChoice, Ends, Limits, Need};
+use crate::mover::{Ends, EngineChoice, Limits, Need};
 use crate::store::Store;
 use crate::sys::{Pipe, Put, Take};
 use rustix::io::Errno;
@@ -98,7 +98,7 @@ impl Sim {
             urgent: false,
             nospace: false,
             low_water: 1,
-            mute: side == 1 && seed % 3 == 0,
+            mute: side == 1 && seed.is_multiple_of(3),
         }
     }
 
@@ -329,9 +329,7 @@ fn check(duplex: &Duplex, a: &Sim, b: &Sim, calm: bool) {
 fn no_wait_in_vain(need: Option<Need>, source: &Sim, drain: &Sim, guarded: bool, seed: u64) {
     match need {
         Some(Need::Source) => assert!(
-            source.readable
-                || !source.has_something_to_read()
-                || (guarded && source.low_water > 1),
+            source.readable || !source.has_something_to_read() || (guarded && source.low_water > 1),
             "seed {seed}: waits for a source that has bytes"
         ),
         Some(Need::Drain) => assert!(

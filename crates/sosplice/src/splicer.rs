@@ -143,8 +143,7 @@ fn two_way(
     let duplex = Duplex::new(limits, OnMax::EndDirection, can_pipe, Instant::now());
     let counts = Arc::new([Counts::default(), Counts::default()]);
     let done = Arc::new(Completion::new());
-    let flow =
-        TwoWay { id, a, b, duplex, counts: Arc::clone(&counts), done: Arc::clone(&done) };
+    let flow = TwoWay { id, a, b, duplex, counts: Arc::clone(&counts), done: Arc::clone(&done) };
     Ok((Box::new(flow), counts, done))
 }
 

@@ -19,7 +19,7 @@ pub const BUFFER_BYTES: usize = 64 * 1024;
 pub const PIPE_BYTES: usize = 1 << 20;
 
 /// Pipes of one worker that may exist at a time, by default.
-pub const PIPES_MAX: usize = 256;
+pub const PIPES_MAX: usize = 128;
 
 /// Pipes and buffers that a worker keeps at rest, each.
 const KEPT_MAX: usize = 16;

@@ -47,12 +47,7 @@ impl Child {
             .process_group(0)
             .spawn()
             .map_err(Error::io(format!("start {name}")))?;
-        Ok(Child {
-            name: name.to_owned(),
-            inner,
-            stdout,
-            stderr,
-        })
+        Ok(Child { name: name.to_owned(), inner, stdout, stderr })
     }
 
     /// The process id, which is also the group's (`ip netns exec` execs).
@@ -126,9 +121,7 @@ impl Child {
     }
 
     fn ended(&mut self) -> Result<Option<ExitStatus>, Error> {
-        self.inner
-            .try_wait()
-            .map_err(Error::io(format!("wait for {}", self.name)))
+        self.inner.try_wait().map_err(Error::io(format!("wait for {}", self.name)))
     }
 
     fn fault(&self, what: &str) -> Error {
@@ -141,10 +134,7 @@ impl Child {
             Some(line) => format!("{what}: {}", line.trim()),
             None => what.to_owned(),
         };
-        Error::Program {
-            program: self.name.clone(),
-            said,
-        }
+        Error::Program { program: self.name.clone(), said }
     }
 
     fn signal(&self, signal: Signal) {
@@ -183,9 +173,6 @@ mod tests {
     #[test]
     #[cfg(target_endian = "little")]
     fn addresses_look_as_in_proc() {
-        assert_eq!(
-            proc_address(Ipv4Addr::new(10, 77, 1, 1), 8080),
-            "01014D0A:1F90"
-        );
+        assert_eq!(proc_address(Ipv4Addr::new(10, 77, 1, 1), 8080), "01014D0A:1F90");
     }
 }

@@ -77,11 +77,7 @@ impl Contestant {
         let sosplice = |name, binary: &Path, extra: &[&str]| Contestant::Sosplice {
             name,
             binary: binary.to_owned(),
-            args: relay_args
-                .iter()
-                .cloned()
-                .chain(extra.iter().map(|&s| s.to_owned()))
-                .collect(),
+            args: relay_args.iter().cloned().chain(extra.iter().map(|&s| s.to_owned())).collect(),
         };
         let mut list = vec![sosplice("sosplice", &own, &[])];
         if let Some(other) = other {
@@ -145,10 +141,9 @@ impl Contestant {
                 missing("nginx's stream module", "libnginx-mod-stream")
             }
             Contestant::Socat if !installed("socat") => missing("socat", "socat"),
-            Contestant::Sosplice { binary, .. } if !binary.exists() => Err(Error::Usage(format!(
-                "--sosplice: no file {}",
-                binary.display()
-            ))),
+            Contestant::Sosplice { binary, .. } if !binary.exists() => {
+                Err(Error::Usage(format!("--sosplice: no file {}", binary.display())))
+            }
             _ => Ok(()),
         }
     }
@@ -173,12 +168,7 @@ impl Contestant {
         descriptors: u64,
         log: Log,
     ) -> Result<Option<Vec<String>>, Error> {
-        let words = |words: &[&str]| {
-            words
-                .iter()
-                .map(|&word| word.to_owned())
-                .collect::<Vec<_>>()
-        };
+        let words = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect::<Vec<_>>();
         let config = |text: String| {
             let path = lab.scratch().join(format!("{}.conf", self.name()));
             std::fs::write(&path, text)
@@ -205,21 +195,13 @@ impl Contestant {
             Contestant::Nginx => {
                 let path = config(nginx_config(lab.scratch(), listen, target))?;
                 let prefix = lab.scratch().to_string_lossy();
-                Some(words(&[
-                    "nginx", "-c", &path, "-p", &prefix, "-e", "stderr",
-                ]))
+                Some(words(&["nginx", "-c", &path, "-p", &prefix, "-e", "stderr"]))
             }
             Contestant::Socat => {
                 let (ip, port) = (listen.ip(), listen.port());
                 let from =
                     format!("TCP-LISTEN:{port},bind={ip},fork,reuseaddr,backlog=1024,nodelay");
-                Some(words(&[
-                    "socat",
-                    "-b",
-                    "65536",
-                    &from,
-                    &format!("TCP:{target},nodelay"),
-                ]))
+                Some(words(&["socat", "-b", "65536", &from, &format!("TCP:{target},nodelay")]))
             }
         })
     }
@@ -241,10 +223,7 @@ fn haproxy_config(
 ) -> String {
     let maxconn = connections_max(descriptors).min(30_000) + 50;
     let (global, option) = if splice {
-        (
-            "maxpipes 256",
-            "option splice-request\n option splice-response",
-        )
+        ("maxpipes 256", "option splice-request\n option splice-response")
     } else {
         ("nosplice", "")
     };

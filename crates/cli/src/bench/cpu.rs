@@ -28,10 +28,7 @@ pub fn group_cpu_ms(group: u32) -> f64 {
 /// but these groups and the kernel's own threads, whose work may be ours.
 pub fn foreign_cpu_ms(ours: &[u32]) -> f64 {
     let theirs = |stat: &Stat| stat.group != 0 && !ours.contains(&stat.group);
-    let ticks: u64 = processes()
-        .filter(|(_, stat)| theirs(stat))
-        .map(|(_, stat)| stat.ticks)
-        .sum();
+    let ticks: u64 = processes().filter(|(_, stat)| theirs(stat)).map(|(_, stat)| stat.ticks).sum();
     ticks as f64 * TICK_MS
 }
 
@@ -84,9 +81,7 @@ pub fn system_cpu_ms() -> f64 {
 }
 
 fn members(group: u32) -> Vec<(u32, Stat)> {
-    processes()
-        .filter(|(_, stat)| stat.group == group)
-        .collect()
+    processes().filter(|(_, stat)| stat.group == group).collect()
 }
 
 fn processes() -> impl Iterator<Item = (u32, Stat)> {
@@ -113,17 +108,12 @@ fn parse_stat(text: &str) -> Option<Stat> {
 /// steal (which is another machine's time). Guest time is within user.
 fn parse_system(text: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix("cpu "))?;
-    let ticks: Vec<u64> = line
-        .split_whitespace()
-        .map_while(|n| n.parse().ok())
-        .collect();
+    let ticks: Vec<u64> = line.split_whitespace().map_while(|n| n.parse().ok()).collect();
     Some(ticks.get(..3)?.iter().sum::<u64>() + ticks.get(5..7)?.iter().sum::<u64>())
 }
 
 fn parse_rss_anon(status: &str) -> Option<u64> {
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("RssAnon:"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
     Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
 }
 
@@ -134,10 +124,7 @@ mod tests {
     #[test]
     fn stat_survives_a_hostile_name() {
         let text = "42 (a) b (c) S 1 777 42 0 -1 4194560 1 2 3 4 100 20 3 4 20 0 1 0 99 5 6";
-        let expected = Stat {
-            group: 777,
-            ticks: 127,
-        };
+        let expected = Stat { group: 777, ticks: 127 };
         assert_eq!(parse_stat(text), Some(expected));
         assert_eq!(parse_stat("42 (short) S 1"), None);
     }
@@ -151,10 +138,7 @@ mod tests {
 
     #[test]
     fn memory_is_in_bytes() {
-        assert_eq!(
-            parse_rss_anon("VmRSS:\t 9 kB\nRssAnon:\t     128 kB\n"),
-            Some(131_072)
-        );
+        assert_eq!(parse_rss_anon("VmRSS:\t 9 kB\nRssAnon:\t     128 kB\n"), Some(131_072));
         assert_eq!(parse_rss_anon("Name: x"), None);
     }
 }

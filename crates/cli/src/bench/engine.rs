@@ -25,11 +25,8 @@ impl Engines {
             let Ok(line) = serde_json::from_str::<Value>(line) else {
                 continue;
             };
-            let number = |key: &str| {
-                line.get(key)
-                    .or_else(|| line.get("fields")?.get(key))?
-                    .as_u64()
-            };
+            let number =
+                |key: &str| line.get(key).or_else(|| line.get("fields")?.get(key))?.as_u64();
             let sum = |engine: &str| {
                 let up = number(&format!("up_{engine}"));
                 let down = number(&format!("down_{engine}"));
@@ -56,11 +53,7 @@ impl Engines {
 pub fn line(engines: Option<Engines>) -> String {
     match engines.and_then(Engines::pipe_share) {
         Some(share) => {
-            format!(
-                "engine: pipe {:.1} %, copy {:.1} %",
-                share * 100.0,
-                (1.0 - share) * 100.0
-            )
+            format!("engine: pipe {:.1} %, copy {:.1} %", share * 100.0, (1.0 - share) * 100.0)
         }
         None => "engine: not reported".to_owned(),
     }
@@ -77,17 +70,8 @@ mod tests {
             {\"message\":\"no engines here\"}\n\
             {\"up_pipe\":1000}\n";
         let engines = Engines::read(log);
-        assert_eq!(
-            engines,
-            Some(Engines {
-                pipe: 1990,
-                copy: 10
-            })
-        );
+        assert_eq!(engines, Some(Engines { pipe: 1990, copy: 10 }));
         assert_eq!(line(engines), "engine: pipe 99.5 %, copy 0.5 %");
-        assert_eq!(
-            line(Engines::read("{\"message\":\"x\"}")),
-            "engine: not reported"
-        );
+        assert_eq!(line(Engines::read("{\"message\":\"x\"}")), "engine: not reported");
     }
 }

@@ -47,19 +47,12 @@ impl Lab {
     pub fn new() -> Result<Lab, Error> {
         require_privilege()?;
         if !installed("ip") {
-            return Err(Error::NotInstalled {
-                program: "ip",
-                package: "iproute2",
-            });
+            return Err(Error::NotInstalled { program: "ip", package: "iproute2" });
         }
         let pid = std::process::id();
         let tag = format!("sb{pid}");
         let scratch = std::env::temp_dir().join(format!("sosplice-bench-{pid}"));
-        let lab = Lab {
-            janitor: Some(start_janitor(&tag, &scratch)?),
-            tag,
-            scratch,
-        };
+        let lab = Lab { janitor: Some(start_janitor(&tag, &scratch)?), tag, scratch };
         fs::create_dir(&lab.scratch)
             .map_err(Error::io(format!("make {}", lab.scratch.display())))?;
         lab.connect_namespaces()?;
@@ -206,17 +199,11 @@ fn ip(args: &[&str]) -> Result<(), Error> {
 /// one who opens the file, so the writer has to be inside.
 fn set(ns: &str, key: &str, value: &str) -> Result<(), Error> {
     let script = format!("echo {value} > /proc/sys/{key}");
-    run_ip(
-        ip_command().args(["netns", "exec", ns, "sh", "-c", &script]),
-        &format!("set {key}"),
-    )
+    run_ip(ip_command().args(["netns", "exec", ns, "sh", "-c", &script]), &format!("set {key}"))
 }
 
 fn run_ip(command: &mut Command, what: &str) -> Result<(), Error> {
-    let out = command
-        .stdin(Stdio::null())
-        .output()
-        .map_err(Error::io("start ip"))?;
+    let out = command.stdin(Stdio::null()).output().map_err(Error::io("start ip"))?;
     if out.status.success() {
         return Ok(());
     }
@@ -257,11 +244,7 @@ fn require_privilege() -> Result<(), Error> {
         .find_map(|line| line.strip_prefix("CapEff:"))
         .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
         .unwrap_or(0);
-    if effective >> CAP_SYS_ADMIN & 1 == 1 {
-        Ok(())
-    } else {
-        Err(Error::Privilege)
-    }
+    if effective >> CAP_SYS_ADMIN & 1 == 1 { Ok(()) } else { Err(Error::Privilege) }
 }
 
 /// Lets this process and its children hold the descriptors of the `idle`
@@ -285,9 +268,7 @@ pub fn raise_descriptor_limit() -> u64 {
 /// with a line, not with a panic.
 pub fn say(text: &str) -> Result<(), Error> {
     let mut out = std::io::stdout();
-    writeln!(out, "{text}")
-        .and_then(|()| out.flush())
-        .map_err(Error::io("write to stdout"))
+    writeln!(out, "{text}").and_then(|()| out.flush()).map_err(Error::io("write to stdout"))
 }
 
 /// Says a line of progress on stderr; a closed stderr is no reason to stop.

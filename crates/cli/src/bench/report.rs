@@ -30,19 +30,12 @@ pub struct Results {
 impl Results {
     /// Nothing yet, about these.
     pub fn new(workloads: Vec<Workload>, contestants: Vec<&'static str>) -> Results {
-        Results {
-            workloads,
-            contestants,
-            ..Results::default()
-        }
+        Results { workloads, contestants, ..Results::default() }
     }
 
     /// Adds what one run gave.
     pub fn add(&mut self, workload: Workload, contestant: &'static str, sample: Sample) {
-        self.samples
-            .entry((workload.name(), contestant))
-            .or_default()
-            .push(sample);
+        self.samples.entry((workload.name(), contestant)).or_default().push(sample);
     }
 
     /// Adds which engine carried a workload.
@@ -63,17 +56,10 @@ impl Results {
     }
 
     fn values(&self, workload: Workload, contestant: &str, metric: Metric) -> Vec<f64> {
-        let samples = self
-            .samples
-            .iter()
-            .find(|((w, c), _)| *w == workload.name() && *c == contestant);
+        let samples =
+            self.samples.iter().find(|((w, c), _)| *w == workload.name() && *c == contestant);
         samples
-            .map(|(_, samples)| {
-                samples
-                    .iter()
-                    .filter_map(|s| s.get(&metric).copied())
-                    .collect()
-            })
+            .map(|(_, samples)| samples.iter().filter_map(|s| s.get(&metric).copied()).collect())
             .unwrap_or_default()
     }
 

@@ -42,12 +42,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE.svg")]
     plot: Option<PathBuf>,
     /// Further arguments for `sosplice relay`, separated by spaces
-    #[arg(
-        long,
-        value_name = "ARGS",
-        default_value = "",
-        allow_hyphen_values = true
-    )]
+    #[arg(long, value_name = "ARGS", default_value = "", allow_hyphen_values = true)]
     relay_args: String,
     /// A second sosplice binary, measured as sosplice-other
     #[arg(long, value_name = "PATH")]
@@ -56,11 +51,7 @@ pub struct Args {
 
 /// Runs `sosplice bench tcp`.
 pub fn run(args: Args) -> Result<(), Error> {
-    let relay_args: Vec<String> = args
-        .relay_args
-        .split_whitespace()
-        .map(str::to_owned)
-        .collect();
+    let relay_args: Vec<String> = args.relay_args.split_whitespace().map(str::to_owned).collect();
     let contestants = Contestant::list(&args.peers, &relay_args, args.sosplice.as_deref())?;
     let mut results = Results::new(chosen(&args.workloads)?, Vec::new());
 
@@ -72,9 +63,7 @@ pub fn run(args: Args) -> Result<(), Error> {
             &mut results,
             "iperf3 is not installed: apt install iperf3; streams are left out".to_owned(),
         );
-        results
-            .workloads
-            .retain(|workload| !matches!(workload, Workload::Stream { .. }));
+        results.workloads.retain(|workload| !matches!(workload, Workload::Stream { .. }));
     }
     let machine = machine();
     let bench = Bench::new(&lab, descriptors);
@@ -147,10 +136,7 @@ fn measure(
                 }
                 Err(error) => {
                     note(results, format!("{} {name}: {error}", workload.name()));
-                    if results
-                        .median(workload, name, workload.main_metric())
-                        .is_none()
-                    {
+                    if results.median(workload, name, workload.main_metric()).is_none() {
                         failed.push(name);
                     }
                 }
@@ -187,17 +173,14 @@ fn chosen(names: &[String]) -> Result<Vec<Workload>, Error> {
     let mut wanted = Vec::new();
     for name in names {
         let before = wanted.len();
-        wanted.extend(
-            WORKLOADS
-                .iter()
-                .map(|(_, workload)| *workload)
-                .filter(|workload| match name.as_str() {
-                    "stream" => matches!(workload, Workload::Stream { .. }),
-                    "rr" => matches!(workload, Workload::Rr { .. }),
-                    "all" => true,
-                    name => Workload::named(name) == Some(*workload),
-                }),
-        );
+        wanted.extend(WORKLOADS.iter().map(|(_, workload)| *workload).filter(|workload| {
+            match name.as_str() {
+                "stream" => matches!(workload, Workload::Stream { .. }),
+                "rr" => matches!(workload, Workload::Rr { .. }),
+                "all" => true,
+                name => Workload::named(name) == Some(*workload),
+            }
+        }));
         if wanted.len() == before {
             let known = WORKLOADS.map(|(name, _)| name).join(", ");
             return Err(Error::Usage(format!(
@@ -220,11 +203,7 @@ fn note(results: &mut Results, text: String) {
 
 /// What the numbers depend on.
 fn machine() -> serde_json::Value {
-    let read = |path: &str| {
-        std::fs::read_to_string(path)
-            .map(|text| text.trim().to_owned())
-            .ok()
-    };
+    let read = |path: &str| std::fs::read_to_string(path).map(|text| text.trim().to_owned()).ok();
     json!({
         "processors": std::thread::available_parallelism().map_or(0, usize::from),
         "kernel": read("/proc/sys/kernel/osrelease"),
@@ -238,21 +217,12 @@ mod tests {
 
     fn names(wanted: &[&str]) -> Option<Vec<&'static str>> {
         let wanted: Vec<String> = wanted.iter().map(|&name| name.to_owned()).collect();
-        Some(
-            chosen(&wanted)
-                .ok()?
-                .into_iter()
-                .map(Workload::name)
-                .collect(),
-        )
+        Some(chosen(&wanted).ok()?.into_iter().map(Workload::name).collect())
     }
 
     #[test]
     fn workloads_by_kind_and_name_each_once() {
-        assert_eq!(
-            names(&["conn", "stream", "stream8"]),
-            Some(vec!["stream1", "stream8", "conn"])
-        );
+        assert_eq!(names(&["conn", "stream", "stream8"]), Some(vec!["stream1", "stream8", "conn"]));
         assert_eq!(names(&[]).map(|all| all.len()), Some(WORKLOADS.len()));
         assert_eq!(names(&["nonsense"]), None);
     }

@@ -116,11 +116,7 @@ impl<'lab> Bench<'lab> {
         };
         let target = if relay.is_some() { relay_at } else { server_at };
         self.settle(relay.as_ref());
-        Ok(Scene {
-            relay,
-            server,
-            target,
-        })
+        Ok(Scene { relay, server, target })
     }
 
     /// Waits, but not for ever, until nothing but the relay itself uses the
@@ -153,20 +149,11 @@ impl<'lab> Bench<'lab> {
         let argv: Vec<String> = match workload {
             Workload::Stream { .. } => {
                 let (ip, port) = (at.ip().to_string(), at.port().to_string());
-                ["iperf3", "-s", "-1", "-B", &ip, "-p", &port]
-                    .map(str::to_owned)
-                    .to_vec()
+                ["iperf3", "-s", "-1", "-B", &ip, "-p", &port].map(str::to_owned).to_vec()
             }
-            Workload::Rr {
-                size,
-                connections: 1,
-            } => own(&[
-                "serve",
-                &at.to_string(),
-                "--threads",
-                "--size",
-                &size.to_string(),
-            ]),
+            Workload::Rr { size, connections: 1 } => {
+                own(&["serve", &at.to_string(), "--threads", "--size", &size.to_string()])
+            }
             Workload::Rr { size, .. } => {
                 own(&["serve", &at.to_string(), "--size", &size.to_string()])
             }
@@ -182,17 +169,12 @@ impl<'lab> Bench<'lab> {
         let time = seconds.to_string();
         let argv = match workload {
             Workload::Stream { streams } => {
-                let (ip, port) = (
-                    scene.target.ip().to_string(),
-                    scene.target.port().to_string(),
-                );
+                let (ip, port) = (scene.target.ip().to_string(), scene.target.port().to_string());
                 let whole = (seconds.ceil() as u64).max(1).to_string();
                 let streams = streams.to_string();
-                [
-                    "iperf3", "-J", "-c", &ip, "-p", &port, "-t", &whole, "-P", &streams,
-                ]
-                .map(str::to_owned)
-                .to_vec()
+                ["iperf3", "-J", "-c", &ip, "-p", &port, "-t", &whole, "-P", &streams]
+                    .map(str::to_owned)
+                    .to_vec()
             }
             Workload::Rr { size, connections } => own(&[
                 "rr",
@@ -204,22 +186,12 @@ impl<'lab> Bench<'lab> {
                 "--seconds",
                 &time,
             ]),
-            Workload::Conn => own(&[
-                "conn",
-                &target,
-                "--size",
-                "64",
-                "--in-flight",
-                "32",
-                "--seconds",
-                &time,
-            ]),
+            Workload::Conn => {
+                own(&["conn", &target, "--size", "64", "--in-flight", "32", "--seconds", &time])
+            }
             Workload::Idle => return Err(Error::Usage("idle is not a load".to_owned())),
         };
-        let relay_before = scene
-            .relay
-            .as_ref()
-            .map(|relay| cpu::group_cpu_ms(relay.pid()));
+        let relay_before = scene.relay.as_ref().map(|relay| cpu::group_cpu_ms(relay.pid()));
         let mut ours = vec![own_group(), scene.server.pid()];
         ours.extend(scene.relay.as_ref().map(Child::pid));
         let start = Instant::now();
@@ -228,10 +200,7 @@ impl<'lab> Bench<'lab> {
         let mut client = Child::start(self.lab, Place::Client, "client", &argv)?;
         let said = client.finish(Duration::from_secs_f64(seconds) + GRACE)?;
         let system = cpu::system_cpu_ms() - system_before;
-        let relay = scene
-            .relay
-            .as_ref()
-            .map(|relay| cpu::group_cpu_ms(relay.pid()));
+        let relay = scene.relay.as_ref().map(|relay| cpu::group_cpu_ms(relay.pid()));
 
         ours.push(client.pid());
         let foreign = cpu::foreign_cpu_ms(&ours) - foreign_before;
@@ -257,22 +226,13 @@ impl<'lab> Bench<'lab> {
         let Some(relay) = scene.relay.as_ref() else {
             return Err(Error::Usage("idle needs a relay".to_owned()));
         };
-        let (memory, pipes) = (
-            cpu::group_memory(relay.pid()),
-            cpu::group_pipes(relay.pid()),
-        );
-        let argv = own(&[
-            "idle",
-            &scene.target.to_string(),
-            "--connections",
-            &connections.to_string(),
-        ]);
+        let (memory, pipes) = (cpu::group_memory(relay.pid()), cpu::group_pipes(relay.pid()));
+        let argv =
+            own(&["idle", &scene.target.to_string(), "--connections", &connections.to_string()]);
         let mut client = Child::start(self.lab, Place::Client, "client", &argv)?;
-        client.wait_until(
-            Duration::from_secs(60),
-            "did not open its connections",
-            |client| client.stdout().contains(load::READY),
-        )?;
+        client.wait_until(Duration::from_secs(60), "did not open its connections", |client| {
+            client.stdout().contains(load::READY)
+        })?;
         std::thread::sleep(Duration::from_secs(1));
         let before = cpu::group_cpu_fine_ms(relay.pid());
         std::thread::sleep(IDLE_WATCH);
@@ -289,11 +249,7 @@ impl<'lab> Bench<'lab> {
 
     fn port(&self) -> u16 {
         let port = self.next_port.get();
-        let next = if port + 1 < PORTS.end {
-            port + 1
-        } else {
-            PORTS.start
-        };
+        let next = if port + 1 < PORTS.end { port + 1 } else { PORTS.start };
         self.next_port.set(next);
         port
     }
@@ -301,22 +257,14 @@ impl<'lab> Bench<'lab> {
 
 /// The benchmark's own process group.
 fn own_group() -> u32 {
-    rustix::process::getpgrp()
-        .as_raw_nonzero()
-        .get()
-        .unsigned_abs()
+    rustix::process::getpgrp().as_raw_nonzero().get().unsigned_abs()
 }
 
 /// This binary as a load generator.
 fn own(args: &[&str]) -> Vec<String> {
     let binary = PathBuf::from(format!("/proc/{}/exe", std::process::id()));
     let mut argv = vec![binary.to_string_lossy().into_owned()];
-    argv.extend(
-        ["bench", "load"]
-            .iter()
-            .chain(args)
-            .map(|&word| word.to_owned()),
-    );
+    argv.extend(["bench", "load"].iter().chain(args).map(|&word| word.to_owned()));
     argv
 }
 
@@ -325,16 +273,9 @@ fn own(args: &[&str]) -> Vec<String> {
 fn blame(error: Error, scene: &Scene) -> Error {
     let last = |child: &Child| {
         let said = child.stderr();
-        said.lines()
-            .map(str::trim)
-            .rfind(|line| !line.is_empty())
-            .map(str::to_owned)
+        said.lines().map(str::trim).rfind(|line| !line.is_empty()).map(str::to_owned)
     };
-    let relay = scene
-        .relay
-        .as_ref()
-        .and_then(last)
-        .map(|said| format!("; the relay said: {said}"));
+    let relay = scene.relay.as_ref().and_then(last).map(|said| format!("; the relay said: {said}"));
     let server = last(&scene.server).map(|said| format!("; the server said: {said}"));
     match (error, relay, server) {
         (error, None, None) => error,
@@ -349,10 +290,7 @@ fn blame(error: Error, scene: &Scene) -> Error {
 fn unreadable(program: &str, said: &str) -> Error {
     Error::Program {
         program: program.to_owned(),
-        said: format!(
-            "unreadable report: {}",
-            said.lines().next().unwrap_or("empty")
-        ),
+        said: format!("unreadable report: {}", said.lines().next().unwrap_or("empty")),
     }
 }
 
@@ -360,16 +298,10 @@ fn unreadable(program: &str, said: &str) -> Error {
 fn read_iperf(said: &str) -> Result<(Sample, f64), Error> {
     let report: Value = serde_json::from_str(said).map_err(|_| unreadable("iperf3", said))?;
     if let Some(error) = report["error"].as_str() {
-        return Err(Error::Program {
-            program: "iperf3".to_owned(),
-            said: error.to_owned(),
-        });
+        return Err(Error::Program { program: "iperf3".to_owned(), said: error.to_owned() });
     }
     let received = &report["end"]["sum_received"];
-    match (
-        received["bytes"].as_f64(),
-        received["bits_per_second"].as_f64(),
-    ) {
+    match (received["bytes"].as_f64(), received["bits_per_second"].as_f64()) {
         (Some(bytes), Some(rate)) if bytes > 0.0 => {
             Ok((Sample::from([(Metric::Rate, rate / 1e9)]), bytes / 1e9))
         }
@@ -388,10 +320,7 @@ fn read_tally(said: &str) -> Result<(Sample, f64), Error> {
     let errors = number("errors")?;
     if errors > count / 100.0 {
         let said = format!("{errors} of {} connections failed", count + errors);
-        return Err(Error::Program {
-            program: "load".to_owned(),
-            said,
-        });
+        return Err(Error::Program { program: "load".to_owned(), said });
     }
     let sample = Sample::from([
         (Metric::Rate, count / seconds),

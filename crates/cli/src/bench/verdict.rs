@@ -21,35 +21,20 @@ pub struct Verdict {
 
 impl Verdict {
     fn at_least(goal: String, value: Option<f64>, bound: f64) -> Verdict {
-        Verdict {
-            goal,
-            value,
-            reached: value.map(|value| value >= bound),
-        }
+        Verdict { goal, value, reached: value.map(|value| value >= bound) }
     }
 
     fn at_most(goal: String, value: Option<f64>, bound: f64) -> Verdict {
-        Verdict {
-            goal,
-            value,
-            reached: value.map(|value| value <= bound),
-        }
+        Verdict { goal, value, reached: value.map(|value| value <= bound) }
     }
 
     /// One line for people.
     pub fn line(&self) -> String {
         match (self.value, self.reached) {
             (Some(value), Some(reached)) => {
-                let value = if value.abs() < 20.0 {
-                    format!("{value:.2}")
-                } else {
-                    format!("{value:.0}")
-                };
-                format!(
-                    "{}: {value} {}",
-                    self.goal,
-                    if reached { "ok" } else { "MISSED" }
-                )
+                let value =
+                    if value.abs() < 20.0 { format!("{value:.2}") } else { format!("{value:.0}") };
+                format!("{}: {value} {}", self.goal, if reached { "ok" } else { "MISSED" })
             }
             _ => format!("{}: not measured", self.goal),
         }
@@ -73,11 +58,7 @@ pub fn verdicts(results: &Results) -> Vec<Verdict> {
             Workload::Rr { .. } => list.push(best_peer(results, workload)),
             Workload::Conn => {
                 let ratio = results.ratio(workload, "nginx", Metric::Rate);
-                list.push(Verdict::at_least(
-                    "conn >= 1.00 x nginx".to_owned(),
-                    ratio,
-                    1.0,
-                ));
+                list.push(Verdict::at_least("conn >= 1.00 x nginx".to_owned(), ratio, 1.0));
             }
             Workload::Idle => idle(results, workload, &mut list),
         }
@@ -92,11 +73,7 @@ fn streams(results: &Results, workload: Workload, list: &mut Vec<Verdict>) {
     let goal = format!("{name} >= 1.05 x haproxy-splice");
     list.push(Verdict::at_least(goal, rate("haproxy-splice"), 1.05));
     for peer in COPYING {
-        list.push(Verdict::at_least(
-            format!("{name} >= 1.20 x {peer}"),
-            rate(peer),
-            1.2,
-        ));
+        list.push(Verdict::at_least(format!("{name} >= 1.20 x {peer}"), rate(peer), 1.2));
     }
     for (peer, bound) in [("haproxy-splice", 0.95), ("nginx", 0.6)] {
         let goal = format!("{name} relay CPU per GB <= {bound:.2} x {peer}");
@@ -124,11 +101,7 @@ fn best_peer(results: &Results, workload: Workload) -> Verdict {
 fn idle(results: &Results, workload: Workload, list: &mut Vec<Verdict>) {
     let own = |metric| results.median(workload, PRODUCT, metric);
     for (goal, metric, bound) in [
-        (
-            "idle user memory per connection <= 2048 B",
-            Metric::Memory,
-            2048.0,
-        ),
+        ("idle user memory per connection <= 2048 B", Metric::Memory, 2048.0),
         // "No CPU" to the accuracy of the clock of older kernels: one tick.
         ("idle CPU over 3 s <= 10 ms", Metric::IdleCpu, 10.0),
         ("idle pipe descriptors held <= 0", Metric::Pipes, 0.0),
@@ -142,10 +115,7 @@ mod tests {
     use super::*;
     use crate::bench::workload::Sample;
 
-    const RR: Workload = Workload::Rr {
-        size: 64,
-        connections: 1,
-    };
+    const RR: Workload = Workload::Rr { size: 64, connections: 1 };
 
     fn results(workload: Workload, rates: &[(&'static str, f64)]) -> Results {
         let mut results = Results::new(vec![workload], Vec::new());
@@ -157,26 +127,14 @@ mod tests {
 
     #[test]
     fn the_best_peer_is_the_one_to_equal() {
-        let found = verdicts(&results(
-            RR,
-            &[(PRODUCT, 10.0), ("nginx", 8.0), ("socat", 20.0)],
-        ));
-        assert_eq!(
-            found[0].line(),
-            "rr64x1 >= 1.00 x the best peer (socat): 0.50 MISSED"
-        );
+        let found = verdicts(&results(RR, &[(PRODUCT, 10.0), ("nginx", 8.0), ("socat", 20.0)]));
+        assert_eq!(found[0].line(), "rr64x1 >= 1.00 x the best peer (socat): 0.50 MISSED");
     }
 
     #[test]
     fn the_bound_is_no_peer() {
-        let found = verdicts(&results(
-            RR,
-            &[(PRODUCT, 10.0), ("forward", 99.0), ("nginx", 10.0)],
-        ));
-        assert_eq!(
-            found[0].line(),
-            "rr64x1 >= 1.00 x the best peer (nginx): 1.00 ok"
-        );
+        let found = verdicts(&results(RR, &[(PRODUCT, 10.0), ("forward", 99.0), ("nginx", 10.0)]));
+        assert_eq!(found[0].line(), "rr64x1 >= 1.00 x the best peer (nginx): 1.00 ok");
     }
 
     #[test]
@@ -184,9 +142,6 @@ mod tests {
         let stream = Workload::Stream { streams: 8 };
         let found = verdicts(&results(stream, &[("haproxy-splice", 12.0)]));
         assert!(found.iter().all(|verdict| verdict.reached.is_none()));
-        assert_eq!(
-            found[0].line(),
-            "stream8 >= 1.05 x haproxy-splice: not measured"
-        );
+        assert_eq!(found[0].line(), "stream8 >= 1.05 x haproxy-splice: not measured");
     }
 }

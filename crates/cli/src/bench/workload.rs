@@ -19,34 +19,10 @@ pub enum Workload {
 pub const WORKLOADS: [(&str, Workload); 8] = [
     ("stream1", Workload::Stream { streams: 1 }),
     ("stream8", Workload::Stream { streams: 8 }),
-    (
-        "rr64x1",
-        Workload::Rr {
-            size: 64,
-            connections: 1,
-        },
-    ),
-    (
-        "rr64x32",
-        Workload::Rr {
-            size: 64,
-            connections: 32,
-        },
-    ),
-    (
-        "rr16kx1",
-        Workload::Rr {
-            size: 16 << 10,
-            connections: 1,
-        },
-    ),
-    (
-        "rr16kx32",
-        Workload::Rr {
-            size: 16 << 10,
-            connections: 32,
-        },
-    ),
+    ("rr64x1", Workload::Rr { size: 64, connections: 1 }),
+    ("rr64x32", Workload::Rr { size: 64, connections: 32 }),
+    ("rr16kx1", Workload::Rr { size: 16 << 10, connections: 1 }),
+    ("rr16kx32", Workload::Rr { size: 16 << 10, connections: 32 }),
     ("conn", Workload::Conn),
     ("idle", Workload::Idle),
 ];
@@ -80,18 +56,12 @@ pub type Sample = BTreeMap<Metric, f64>;
 impl Workload {
     /// The workload of this name.
     pub fn named(name: &str) -> Option<Workload> {
-        WORKLOADS
-            .iter()
-            .find(|(known, _)| *known == name)
-            .map(|(_, workload)| *workload)
+        WORKLOADS.iter().find(|(known, _)| *known == name).map(|(_, workload)| *workload)
     }
 
     /// Its name.
     pub fn name(self) -> &'static str {
-        WORKLOADS
-            .iter()
-            .find(|(_, workload)| *workload == self)
-            .map_or("?", |(name, _)| name)
+        WORKLOADS.iter().find(|(_, workload)| *workload == self).map_or("?", |(name, _)| name)
     }
 
     /// What is judged first: the metric that ratios are made of.

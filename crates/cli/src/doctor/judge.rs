@@ -57,13 +57,7 @@ pub(super) struct Row {
 
 impl Row {
     fn new(name: &'static str, level: Level, value: impl Into<String>) -> Self {
-        Row {
-            name,
-            level,
-            value: value.into(),
-            why: None,
-            change: None,
-        }
+        Row { name, level, value: value.into(), why: None, change: None }
     }
 
     fn ok(name: &'static str, value: impl Into<String>) -> Self {
@@ -94,22 +88,12 @@ pub(super) fn judge(readings: &Readings) -> Vec<Row> {
         splice("splice unix", &readings.splice_unix, Level::Note),
         pipe_size(readings),
         pipe_budget(readings),
-        by_release(
-            "SO_RCVLOWAT",
-            readings,
-            (4, 18),
-            "bulk wakes the relay less",
-        ),
+        by_release("SO_RCVLOWAT", readings, (4, 18), "bulk wakes the relay less"),
         reuse_port(&readings.reuse_port),
         udp_segment(&readings.udp_segment),
         by_release("UDP_GRO", readings, (5, 0), "datagrams come in batches"),
         busy_poll(readings),
-        by_release(
-            "SO_PREFER_BUSY_POLL",
-            readings,
-            (5, 11),
-            "matters to --busy-poll-us only",
-        ),
+        by_release("SO_PREFER_BUSY_POLL", readings, (5, 11), "matters to --busy-poll-us only"),
         nofile(readings),
         file_max(readings),
         somaxconn(&readings.somaxconn),
@@ -192,10 +176,7 @@ fn pipe_size(readings: &Readings) -> Row {
                     None => String::new(),
                 }
             ))
-            .change(format!(
-                "sysctl -w fs.pipe-user-pages-soft={}",
-                pages_wished(readings)
-            )),
+            .change(format!("sysctl -w fs.pipe-user-pages-soft={}", pages_wished(readings))),
     }
 }
 
@@ -247,10 +228,7 @@ fn pages_wished(readings: &Readings) -> u64 {
     let each = pages(PIPE_SIZE_ASKED, readings);
     let wished = PIPES_PER_WORKER_WISHED * readings.workers.max(1) * each * 2;
     let now = *readings.pipe_pages_soft.as_ref().unwrap_or(&0);
-    wished
-        .max(now.saturating_mul(2))
-        .checked_next_power_of_two()
-        .unwrap_or(u64::MAX)
+    wished.max(now.saturating_mul(2)).checked_next_power_of_two().unwrap_or(u64::MAX)
 }
 
 fn pages(bytes: u64, readings: &Readings) -> u64 {
@@ -270,12 +248,9 @@ fn by_release(
         Some(found) if found >= since => {
             Row::ok(name, format!("yes, by release (since {since_text})"))
         }
-        Some(_) => Row::new(
-            name,
-            Level::Note,
-            format!("no, by release (since {since_text})"),
-        )
-        .why(meaning),
+        Some(_) => {
+            Row::new(name, Level::Note, format!("no, by release (since {since_text})")).why(meaning)
+        }
         None => Row::unknown(name, &format!("the release is {release:?}")),
     }
 }
@@ -322,11 +297,7 @@ fn busy_poll(readings: &Readings) -> Row {
 fn nofile(readings: &Readings) -> Row {
     const NAME: &str = "open files";
     let (soft, hard) = (readings.nofile_soft, readings.nofile_hard);
-    let limits = format!(
-        "soft {}, hard {}",
-        or_no_limit(soft),
-        or_no_limit(readings.nofile_hard)
-    );
+    let limits = format!("soft {}, hard {}", or_no_limit(soft), or_no_limit(readings.nofile_hard));
     // The relay raises soft to hard when it starts.
     let demand = Demand {
         nofile: hard,
@@ -343,10 +314,9 @@ fn nofile(readings: &Readings) -> Row {
         _ => format!("ulimit -n {NOFILE_AMPLE}"),
     };
     match demand.budget() {
-        Ok(budget) if budget.max_connections >= SESSIONS_FEW => Row::ok(
-            NAME,
-            format!("{limits}: up to {} connections", budget.max_connections),
-        ),
+        Ok(budget) if budget.max_connections >= SESSIONS_FEW => {
+            Row::ok(NAME, format!("{limits}: up to {} connections", budget.max_connections))
+        }
         Ok(budget) => Row::new(
             NAME,
             Level::Note,
@@ -354,9 +324,7 @@ fn nofile(readings: &Readings) -> Row {
         )
         .why("as root, in the shell that starts the relay (systemd: LimitNOFILE=)")
         .change(open),
-        Err(error) => Row::new(NAME, Level::Warn, limits)
-            .why(error.to_string())
-            .change(open),
+        Err(error) => Row::new(NAME, Level::Warn, limits).why(error.to_string()).change(open),
     }
 }
 
@@ -376,10 +344,7 @@ fn somaxconn(reading: &Reading<u64>) -> Row {
     const NAME: &str = "somaxconn";
     let most = *known!(NAME, reading);
     if most >= SOMAXCONN_USUAL {
-        return Row::ok(
-            NAME,
-            format!("{most} connections may wait on each listener"),
-        );
+        return Row::ok(NAME, format!("{most} connections may wait on each listener"));
     }
     Row::new(NAME, Level::Warn, most.to_string())
         .why("a burst of connections longer than this is dropped and tried again a second later")
@@ -393,9 +358,7 @@ fn buffer(name: &'static str, reading: &Reading<[u64; 3]>, usual: u64) -> Row {
     }
     Row::new(name, Level::Note, format!("up to {} a socket", size(most)))
         .why("bounds one stream to this much a round trip")
-        .change(format!(
-            "sysctl -w net.ipv4.{name}=\"{least} {default} {usual}\""
-        ))
+        .change(format!("sysctl -w net.ipv4.{name}=\"{least} {default} {usual}\""))
 }
 
 fn port_range(reading: &Reading<[u64; 2]>) -> Row {
@@ -415,23 +378,15 @@ fn tw_reuse(reading: &Reading<u64>) -> Row {
     const NAME: &str = "tcp_tw_reuse";
     let (value, why) = match *known!(NAME, reading) {
         1 => {
-            return Row::ok(
-                NAME,
-                "1: ports of closed connections are used again at once",
-            );
+            return Row::ok(NAME, "1: ports of closed connections are used again at once");
         }
         2 => (
             "2: on loopback only".to_owned(),
             "ports to other upstreams rest for a minute after a close by the relay",
         ),
-        other => (
-            other.to_string(),
-            "ports rest for a minute after a close by the relay",
-        ),
+        other => (other.to_string(), "ports rest for a minute after a close by the relay"),
     };
-    Row::new(NAME, Level::Note, value)
-        .why(why)
-        .change("sysctl -w net.ipv4.tcp_tw_reuse=1")
+    Row::new(NAME, Level::Note, value).why(why).change("sysctl -w net.ipv4.tcp_tw_reuse=1")
 }
 
 fn or_no_limit(number: u64) -> String {

@@ -136,11 +136,7 @@ pub(super) struct Pipes {
 
 /// Holds [`PIPES_TRIED`] pipes at once and asks for [`PIPE_SIZE_ASKED`] each.
 pub(super) fn pipes() -> Result<Pipes, String> {
-    let mut pipes = Pipes {
-        unasked: u64::MAX,
-        given: u64::MAX,
-        refused: None,
-    };
+    let mut pipes = Pipes { unasked: u64::MAX, given: u64::MAX, refused: None };
     let mut held = Vec::new();
     for _ in 0..PIPES_TRIED {
         let pipe = pipe_with(PipeFlags::CLOEXEC).map_err(|error| format!("no pipe: {error}"))?;
@@ -168,10 +164,7 @@ pub(super) fn reuse_port() -> Tried {
         Ok(first) => first,
         Err(error) => return Tried::Untried(format!("no listener on loopback: {error}")),
     };
-    let port = first
-        .local_addr()
-        .ok()
-        .and_then(|address| address.as_socket());
+    let port = first.local_addr().ok().and_then(|address| address.as_socket());
     match port.map(|address| listen(address.port())) {
         Some(Ok(_second)) => Tried::Works,
         Some(Err(error)) => Tried::Refused(error.to_string()),

@@ -98,10 +98,8 @@ fn numbers<const N: usize>(sysctl: &str) -> Reading<[u64; N]> {
 
 /// Exactly `N` numbers with white space between.
 fn parse_numbers<const N: usize>(text: &str) -> Option<[u64; N]> {
-    let numbers: Option<Vec<u64>> = text
-        .split_ascii_whitespace()
-        .map(|word| u64::from_str(word).ok())
-        .collect();
+    let numbers: Option<Vec<u64>> =
+        text.split_ascii_whitespace().map(|word| u64::from_str(word).ok()).collect();
     numbers?.try_into().ok()
 }
 
@@ -116,9 +114,7 @@ fn privileged() -> Reading<bool> {
 }
 
 fn effective_capabilities(status: &str) -> Option<u64> {
-    let value = status
-        .lines()
-        .find_map(|line| line.strip_prefix("CapEff:"))?;
+    let value = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
     u64::from_str_radix(value.trim(), 16).ok()
 }
 

@@ -22,12 +22,7 @@ fn word(level: Level) -> &'static str {
 pub(super) fn text(rows: &[Row]) -> String {
     let mut out = String::new();
     for row in rows {
-        let head = format!(
-            "{:<6}{:<width$}",
-            word(row.level),
-            row.name,
-            width = INDENT - 6
-        );
+        let head = format!("{:<6}{:<width$}", word(row.level), row.name, width = INDENT - 6);
         wrap(&mut out, &head, &row.value);
         if let Some(why) = &row.why {
             wrap(&mut out, &" ".repeat(INDENT), why);
@@ -105,10 +100,7 @@ mod tests {
         for line in text.lines().filter(|line| !line.contains("$ ")) {
             assert!(line.chars().count() <= COLUMNS, "{line}");
         }
-        assert!(
-            text.starts_with("ok    SO_PREFER_BUSY_POLL  many"),
-            "{text}"
-        );
+        assert!(text.starts_with("ok    SO_PREFER_BUSY_POLL  many"), "{text}");
         assert!(text.ends_with("Nothing prevents the relay from running: 1 to mend, 0 to know.\n"));
     }
 

@@ -33,11 +33,7 @@ pub(super) async fn serve(
 ) -> io::Result<()> {
     // Head and body leave in one write: there is nothing for Nagle to gather.
     stream.set_nodelay(true)?;
-    let mut connection = Connection {
-        stream,
-        input: Vec::new(),
-        patience,
-    };
+    let mut connection = Connection { stream, input: Vec::new(), patience };
     loop {
         let answer = match connection.request().await? {
             Some(Ok(request)) => Answer::to(&request, || lookup(peer)),
@@ -109,11 +105,7 @@ impl Answer {
             body.len(),
         );
         let body = if client.head_only { "" } else { body };
-        Answer {
-            bytes: [head.as_bytes(), body.as_bytes()].concat(),
-            content: 0,
-            close,
-        }
+        Answer { bytes: [head.as_bytes(), body.as_bytes()].concat(), content: 0, close }
     }
 }
 
@@ -126,10 +118,7 @@ struct Client {
 
 impl From<&Request> for Client {
     fn from(request: &Request) -> Self {
-        Client {
-            http10: request.http10,
-            head_only: request.head_only,
-        }
+        Client { http10: request.http10, head_only: request.head_only }
     }
 }
 
@@ -278,16 +267,12 @@ impl Connection {
 }
 
 fn again(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-    )
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
 /// A time that ran out, as an error of the socket.
 async fn in_time<T>(
     wait: impl Future<Output = Result<io::Result<T>, tokio::time::error::Elapsed>>,
 ) -> io::Result<T> {
-    wait.await
-        .unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into()))
+    wait.await.unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into()))
 }

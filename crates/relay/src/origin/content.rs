@@ -123,9 +123,9 @@ mod tests {
     #[test]
     fn checksum_by_combination_equals_the_plain_one() {
         assert_eq!(plain_crc32(b"123456789"), 0xCBF4_3926);
-        for len in [
-            0, 1, 2, 65_520, 65_521, 65_522, 65_535, 65_536, 65_537, 131_042, 196_563, 1_000_003,
-        ] {
+        for len in
+            [0, 1, 2, 65_520, 65_521, 65_522, 65_535, 65_536, 65_537, 131_042, 196_563, 1_000_003]
+        {
             let content = made(len);
             assert_eq!(content.len() as u64, len);
             assert_eq!(crc32(len), plain_crc32(&content), "{len} bytes");
@@ -160,10 +160,6 @@ mod tests {
     fn content_is_printable_lines() {
         let content = made(200);
         assert_eq!(content[63], b'\n');
-        assert!(
-            content
-                .iter()
-                .all(|byte| byte.is_ascii_graphic() || *byte == b'\n')
-        );
+        assert!(content.iter().all(|byte| byte.is_ascii_graphic() || *byte == b'\n'));
     }
 }

@@ -32,26 +32,16 @@ pub(super) struct Refusal {
 impl Refusal {
     fn close(status: &'static str, reason: impl Into<String>) -> Self {
         let reason = reason.into();
-        Refusal {
-            status,
-            reason,
-            close: true,
-        }
+        Refusal { status, reason, close: true }
     }
 
     fn keep(status: &'static str, reason: impl Into<String>) -> Self {
-        Refusal {
-            close: false,
-            ..Refusal::close(status, reason)
-        }
+        Refusal { close: false, ..Refusal::close(status, reason) }
     }
 
     /// The head did not come in time.
     pub(super) fn too_slow() -> Self {
-        Refusal::close(
-            "408 Request Timeout",
-            "the request head did not come in time",
-        )
+        Refusal::close("408 Request Timeout", "the request head did not come in time")
     }
 }
 
@@ -98,10 +88,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Option<Request>, Refusal> {
         Ok(httparse::Status::Partial) if bytes.len() < HEAD_LEN_MAX => return Ok(None),
         Ok(_) => {
             let reason = format!("the request head is longer than {HEAD_LEN_MAX} bytes");
-            return Err(Refusal::close(
-                "431 Request Header Fields Too Large",
-                reason,
-            ));
+            return Err(Refusal::close("431 Request Header Fields Too Large", reason));
         }
         Err(error) => return Err(malformed(bytes, error)),
     };
@@ -136,10 +123,9 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Option<Request>, Refusal> {
     Ok(Some(Request {
         target: match method {
             "GET" | "HEAD" => target(path),
-            _ => Err(Refusal::keep(
-                "405 Method Not Allowed",
-                "only GET and HEAD are answered here",
-            )),
+            _ => {
+                Err(Refusal::keep("405 Method Not Allowed", "only GET and HEAD are answered here"))
+            }
         },
         head_only: method == "HEAD",
         http10,
@@ -174,8 +160,7 @@ fn malformed(bytes: &[u8], error: httparse::Error) -> Refusal {
 fn names_http(bytes: &[u8]) -> bool {
     let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or(bytes);
     let last = line.rsplit(|byte| *byte == b' ').next().unwrap_or(line);
-    last.strip_prefix(b"HTTP/")
-        .is_some_and(|rest| rest.first().is_some_and(u8::is_ascii_digit))
+    last.strip_prefix(b"HTTP/").is_some_and(|rest| rest.first().is_some_and(u8::is_ascii_digit))
 }
 
 /// `path` may carry a query, which changes nothing.
@@ -204,9 +189,7 @@ fn decimal(text: &[u8]) -> Option<u64> {
         return None;
     }
     Some(text.iter().fold(0u64, |number, digit| {
-        number
-            .saturating_mul(10)
-            .saturating_add(u64::from(digit - b'0'))
+        number.saturating_mul(10).saturating_add(u64::from(digit - b'0'))
     }))
 }
 
@@ -275,9 +258,7 @@ mod tests {
     use super::*;
 
     fn parsed(text: &str) -> Request {
-        parse(text.as_bytes())
-            .expect("accepted")
-            .expect("a whole head")
+        parse(text.as_bytes()).expect("accepted").expect("a whole head")
     }
 
     fn refused(text: &str) -> Refusal {
@@ -302,15 +283,8 @@ mod tests {
     fn the_target_and_its_limits() {
         let target = |path: &str| parsed(&format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n")).target;
         assert_eq!(target("/bytes/0"), Ok(Target::Bytes(0)));
-        assert_eq!(
-            target("/bytes/1099511627776?x"),
-            Ok(Target::Bytes(BYTES_MAX))
-        );
-        assert_eq!(
-            target("http://other:1/bytes/7"),
-            Ok(Target::Bytes(7)),
-            "absolute form"
-        );
+        assert_eq!(target("/bytes/1099511627776?x"), Ok(Target::Bytes(BYTES_MAX)));
+        assert_eq!(target("http://other:1/bytes/7"), Ok(Target::Bytes(7)), "absolute form");
         assert_eq!(target("http://other"), Ok(Target::Page));
         for path in [
             "/bytes/1099511627777",
@@ -338,10 +312,7 @@ mod tests {
     #[test]
     fn html_only_for_who_lists_it() {
         let html = |accept: &str| {
-            parsed(&format!(
-                "GET / HTTP/1.1\r\nHost: a\r\nAccept: {accept}\r\n\r\n"
-            ))
-            .html
+            parsed(&format!("GET / HTTP/1.1\r\nHost: a\r\nAccept: {accept}\r\n\r\n")).html
         };
         assert!(!html("*/*"));
         assert!(!html("text/htmlx"));
@@ -363,28 +334,16 @@ mod tests {
             (format!("GET http://a\"b/ {close}\r\n"), "400"),
             (format!("GET / {close}Content-Length: 1,1\r\n\r\n"), "400"),
             (format!("GET / {close}Content-Length: +1\r\n\r\n"), "400"),
-            (
-                format!("GET / {close}Content-Length: 1\r\nContent-Length: 1\r\n\r\n"),
-                "400",
-            ),
+            (format!("GET / {close}Content-Length: 1\r\nContent-Length: 1\r\n\r\n"), "400"),
             (
                 format!("GET / {close}Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n"),
                 "400",
             ),
-            (
-                format!("GET / {close}Transfer-Encoding: chunked\r\n\r\n"),
-                "501",
-            ),
+            (format!("GET / {close}Transfer-Encoding: chunked\r\n\r\n"), "501"),
             (format!("GET / {close}Content-Length: 65537\r\n\r\n"), "413"),
             (format!("PUT / {close}Expect: 100-continue\r\n\r\n"), "417"),
-            (
-                format!("GET / {close}{}\r\n", "a: b\r\n".repeat(FIELDS_MAX)),
-                "431",
-            ),
-            (
-                format!("GET / {close}X: {}", "y".repeat(HEAD_LEN_MAX)),
-                "431",
-            ),
+            (format!("GET / {close}{}\r\n", "a: b\r\n".repeat(FIELDS_MAX)), "431"),
+            (format!("GET / {close}X: {}", "y".repeat(HEAD_LEN_MAX)), "431"),
         ] {
             let refusal = refused(&text);
             assert!(refusal.status.starts_with(status), "{text:?}: {refusal:?}");

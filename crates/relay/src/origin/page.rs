@@ -17,12 +17,7 @@ struct Content {
 /// The page as plain text.
 pub(super) fn text(passage: Option<&Passage>, host: Option<&str>) -> String {
     let page = content(passage, host);
-    let mut out = format!(
-        "{}\n\n{}\n{}\n",
-        page.title,
-        indent(&page.account),
-        page.explanation
-    );
+    let mut out = format!("{}\n\n{}\n{}\n", page.title, indent(&page.account), page.explanation);
     for (what, line) in &page.steps {
         out.push_str(&format!("\n{what}\n\n  {line}\n"));
     }
@@ -43,11 +38,7 @@ pub(super) fn html(passage: Option<&Passage>, host: Option<&str>) -> String {
         explanation = escape(page.explanation).replace("\n\n", "</p>\n<p>"),
     );
     for (what, line) in &page.steps {
-        out.push_str(&format!(
-            "<p>{}</p>\n<pre>{}</pre>\n",
-            escape(what),
-            escape(line)
-        ));
+        out.push_str(&format!("<p>{}</p>\n<pre>{}</pre>\n", escape(what), escape(line)));
     }
     out.push_str("</html>\n");
     out
@@ -99,16 +90,10 @@ fn account(passage: &Passage) -> String {
         ("you to origin", passage.up_copy, passage.up_pipe),
         ("origin to you", passage.down_copy, passage.down_pipe),
     ];
-    let mut out = format!(
-        "you are {}\n\n{:14}{:>17}{:>17}\n",
-        passage.client, "bytes", "copy", "pipe"
-    );
+    let mut out =
+        format!("you are {}\n\n{:14}{:>17}{:>17}\n", passage.client, "bytes", "copy", "pipe");
     for (way, copy, pipe) in rows {
-        out.push_str(&format!(
-            "{way:14}{:>17}{:>17}\n",
-            grouped(copy),
-            grouped(pipe)
-        ));
+        out.push_str(&format!("{way:14}{:>17}{:>17}\n", grouped(copy), grouped(pipe)));
     }
     out
 }

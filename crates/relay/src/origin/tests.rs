@@ -20,9 +20,7 @@ async fn origin(patience: Patience, lookup: Lookup) -> SocketAddr {
 
 async fn client() -> TcpStream {
     let nothing: Lookup = std::sync::Arc::new(|_| None);
-    TcpStream::connect(origin(PATIENCE, nothing).await)
-        .await
-        .expect("connect")
+    TcpStream::connect(origin(PATIENCE, nothing).await).await.expect("connect")
 }
 
 /// One answer, its head and its body, from a stream that may hold more.
@@ -128,10 +126,7 @@ async fn the_page_tells_what_the_relay_knows_of_this_connection() {
     });
     let address = origin(PATIENCE, lookup).await;
     let mut stream = TcpStream::connect(address).await.expect("connect");
-    stream
-        .write_all(format!("{GET}\r\n").as_bytes())
-        .await
-        .expect("send");
+    stream.write_all(format!("{GET}\r\n").as_bytes()).await.expect("send");
     let (_, body) = answer(&mut stream, false).await;
     let page = String::from_utf8(body).expect("text");
     let port = stream.local_addr().expect("address").port().to_string();
@@ -154,10 +149,7 @@ async fn a_small_body_is_skipped_and_a_large_one_refused() {
     let request = format!("{GET}Content-Length: 100000\r\n\r\n{}", "x".repeat(100_000));
     stream.write_all(request.as_bytes()).await.expect("send");
     let end = rest(&mut stream).await;
-    assert!(
-        end.starts_with("HTTP/1.1 413 ") && end.contains("Connection: close\r\n"),
-        "{end}"
-    );
+    assert!(end.starts_with("HTTP/1.1 413 ") && end.contains("Connection: close\r\n"), "{end}");
 }
 
 #[tokio::test]
@@ -173,10 +165,7 @@ async fn what_is_not_understood_is_answered_and_closed() {
         let mut stream = client().await;
         stream.write_all(request.as_bytes()).await.expect("send");
         let end = rest(&mut stream).await;
-        assert!(
-            end.starts_with(&format!("HTTP/1.1 {status} ")),
-            "{request:?}: {end}"
-        );
+        assert!(end.starts_with(&format!("HTTP/1.1 {status} ")), "{request:?}: {end}");
     }
 }
 
@@ -196,19 +185,13 @@ async fn persistence_is_what_the_client_asked_for() {
     stream.write_all(request.as_bytes()).await.expect("send");
     let (head, _) = answer(&mut stream, false).await;
     assert_eq!(field(&head, "Connection"), "keep-alive");
-    stream
-        .write_all(b"GET / HTTP/1.0\r\n\r\n")
-        .await
-        .expect("send");
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n").await.expect("send");
     assert!(rest(&mut stream).await.contains("Connection: close\r\n"));
 }
 
 #[tokio::test]
 async fn silence_ends_a_connection_and_half_a_head_is_told_so() {
-    let short = Patience {
-        head: Duration::from_millis(100),
-        ..PATIENCE
-    };
+    let short = Patience { head: Duration::from_millis(100), ..PATIENCE };
     let address = origin(short, std::sync::Arc::new(|_| None)).await;
     let mut idle = TcpStream::connect(address).await.expect("connect");
     let mut half = TcpStream::connect(address).await.expect("connect");
@@ -219,10 +202,7 @@ async fn silence_ends_a_connection_and_half_a_head_is_told_so() {
 
 #[tokio::test]
 async fn a_client_that_takes_nothing_is_dropped_and_a_slow_one_is_not() {
-    let short = Patience {
-        stall: Duration::from_millis(300),
-        ..PATIENCE
-    };
+    let short = Patience { stall: Duration::from_millis(300), ..PATIENCE };
     let address = origin(short, std::sync::Arc::new(|_| None)).await;
     let request = b"GET /bytes/30000000 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
     let mut stuck = TcpStream::connect(address).await.expect("connect");
@@ -268,10 +248,7 @@ async fn a_long_answer_leaves_other_connections_their_turn() {
     tokio::time::sleep(Duration::from_millis(100)).await;
     let mut stream = TcpStream::connect(address).await.expect("connect");
     for _ in 0..20 {
-        stream
-            .write_all(format!("{GET}\r\n").as_bytes())
-            .await
-            .expect("send");
+        stream.write_all(format!("{GET}\r\n").as_bytes()).await.expect("send");
         timeout(Duration::from_secs(1), answer(&mut stream, false))
             .await
             .expect("an answer while the long one runs");

@@ -7,7 +7,7 @@
 //! each time that happens the flow must show four times as much before it is believed
 //! again, so what the mark can cost stays a small part of what the flow has moved.
 
-use super::Ends;
+use super::{Ends, is_due};
 use std::time::{Duration, Instant};
 
 /// The mark, in bytes. Larger ones left the sender idle in trials.
@@ -19,14 +19,14 @@ pub(super) const GUARD: Duration = Duration::from_millis(3);
 /// Bytes back to back that are bulk, at first and at most.
 pub(super) const STREAK_BYTES_FIRST: u64 = if cfg!(test) { 256 << 10 } else { 4 << 20 };
 const STREAK_BYTES_MAX: u64 = 1 << 30;
+/// Behind so many the largest streak is asked for.
+const FOOLED_MAX: u8 = 8;
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bulk {
     state: State,
-    /// What it takes to be believed; `u64::MAX` for a source without a mark.
-    needed: u64,
-    /// The last movement.
-    last: Instant,
+    /// Pauses found below the mark; each makes the flow harder to believe.
+    fooled: u8,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -37,62 +37,62 @@ enum State {
     Marked,
     /// The mark is to be taken away at the next step.
     Interrupted,
+    /// The source knows no mark.
+    Never,
 }
 
 impl Bulk {
-    pub(super) fn new(now: Instant) -> Self {
-        Self { state: State::Watching { streak: 0 }, needed: STREAK_BYTES_FIRST, last: now }
+    pub(super) fn new() -> Self {
+        Self { state: State::Watching { streak: 0 }, fooled: 0 }
     }
 
-    /// When a marked source must be looked at.
-    pub(super) fn guard(&self) -> Option<Instant> {
+    /// The streak that is believed.
+    fn needed(&self) -> u64 {
+        STREAK_BYTES_FIRST.saturating_mul(1 << (2 * self.fooled)).min(STREAK_BYTES_MAX)
+    }
+
+    /// When a marked source must be looked at, if it last moved then.
+    pub(super) fn guard(&self, last: Instant) -> Option<Instant> {
         match self.state {
-            State::Watching { .. } => None,
-            State::Marked => self.last.checked_add(GUARD),
-            State::Interrupted => Some(self.last),
+            State::Watching { .. } | State::Never => None,
+            State::Marked => last.checked_add(GUARD),
+            State::Interrupted => Some(last),
         }
     }
 
     /// Before a step that would read: takes the mark away after a pause. The kernel then
     /// reports what lies below it.
-    pub(super) fn before(&mut self, ends: &mut impl Ends, now: Instant) {
-        if self.guard().is_some_and(|guard| now >= guard) {
+    pub(super) fn before(&mut self, ends: &mut impl Ends, last: Instant, now: Instant) {
+        if is_due(self.guard(last), now) {
             if matches!(self.state, State::Marked) {
-                self.needed = self.needed.saturating_mul(4).min(STREAK_BYTES_MAX);
+                self.fooled = (self.fooled + 1).min(FOOLED_MAX);
             }
             self.unmark(ends);
         }
     }
 
     /// After a step that goes on: `waits` for the source, `piping` if the next bytes would
-    /// go through the pipe and a mark makes sense.
+    /// go through the pipe and a mark makes sense, and how long nothing had moved before.
     pub(super) fn after(
         &mut self,
         ends: &mut impl Ends,
         moved: u64,
         waits: bool,
         piping: bool,
-        now: Instant,
+        silence: Duration,
     ) {
-        let paused = now.saturating_duration_since(self.last) >= GUARD;
-        if moved > 0 {
-            self.last = now;
-        }
         match &mut self.state {
             State::Watching { streak } => {
-                *streak = if paused || !piping { 0 } else { *streak + moved };
-                if waits && *streak >= self.needed {
-                    self.state = State::Marked;
-                    if ends.low_water(Some(LOW_WATER_BYTES)).is_err() {
-                        self.needed = u64::MAX;
-                        self.unmark(ends);
+                *streak = if silence >= GUARD || !piping { 0 } else { *streak + moved };
+                if waits && *streak >= self.needed() {
+                    self.state = match ends.low_water(Some(LOW_WATER_BYTES)) {
+                        Ok(()) => State::Marked,
+                        Err(_) => State::Never,
                     }
                 }
             }
-            // A drain that blocks is no pause of the source.
-            State::Marked if !waits => self.last = now,
             State::Marked if !piping => self.unmark(ends),
-            State::Marked | State::Interrupted => {}
+            State::Marked | State::Interrupted | State::Never => {}
         }
     }
 
@@ -101,7 +101,7 @@ impl Bulk {
         match &mut self.state {
             State::Watching { streak } => *streak = 0,
             State::Marked => self.state = State::Interrupted,
-            State::Interrupted => {}
+            State::Interrupted | State::Never => {}
         }
     }
 

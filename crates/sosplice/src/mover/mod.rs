@@ -26,7 +26,6 @@ use engine::{Engine, Gait};
 use vessel::Vessel;
 
 use crate::end::{Carried, Cause, End, OsError};
-use crate::idle::IdleClock;
 use crate::store::Store;
 use crate::sys::{Pipe, Put, Take};
 use std::io;
@@ -121,7 +120,9 @@ pub struct Mover {
     carried: Carried,
     /// Bytes that may still be taken; `u64::MAX` stands for no limit.
     allowance: u64,
-    idle: IdleClock,
+    idle: Option<Duration>,
+    /// The last movement; before it, the beginning.
+    last: Instant,
     bulk: Bulk,
 }
 
@@ -145,8 +146,9 @@ impl Mover {
             gait: Gait::new(limits.engine, can_pipe),
             carried: Carried::default(),
             allowance: limits.max.unwrap_or(u64::MAX),
-            idle: IdleClock::new(limits.idle, now),
-            bulk: Bulk::new(now),
+            idle: limits.idle,
+            last: now,
+            bulk: Bulk::new(),
         }
     }
 
@@ -162,19 +164,19 @@ impl Mover {
             return Step { moved: 0, then: Then::End(cause) };
         }
         if self.vessel.is_empty() {
-            self.bulk.before(ends, now);
+            self.bulk.before(ends, self.last, now);
         }
         let before = self.carried.total();
         let mut then = self.run(ends, store, before.saturating_add(budget as u64));
         let moved = self.carried.total() - before;
         if let Then::Wait(need) = then {
-            let waits = need == Need::Source;
             let piping = self.gait.next() == Engine::Pipe && self.allowance > BULK_ALLOWANCE_MIN;
-            self.bulk.after(ends, moved, waits, piping, now);
+            let silence = now.saturating_duration_since(self.last);
+            self.bulk.after(ends, moved, need == Need::Source, piping, silence);
         }
         if moved > 0 {
-            self.idle.moved(now);
-        } else if matches!(then, Then::Wait(_)) && self.idle.due(now) {
+            self.last = now;
+        } else if matches!(then, Then::Wait(_)) && is_due(self.idle_deadline(), now) {
             then = self.end(Cause::Idle);
         }
         Step { moved, then }
@@ -282,8 +284,14 @@ impl Mover {
     pub fn deadline(&self) -> Option<Instant> {
         match self.phase {
             Phase::Ended(_) => None,
-            _ => earlier(self.idle.deadline(), self.bulk.guard()),
+            // While the drain is full nothing is to be looked after on the source.
+            _ if self.held() > 0 => self.idle_deadline(),
+            _ => earlier(self.idle_deadline(), self.bulk.guard(self.last)),
         }
+    }
+
+    fn idle_deadline(&self) -> Option<Instant> {
+        deadline_after(self.last, self.idle)
     }
 
     /// Bytes went the other way between the same sockets: this is a dialogue, not bulk.
@@ -307,6 +315,16 @@ impl Mover {
 
 /// Below this the end of the splice is near, and a mark would only delay it.
 const BULK_ALLOWANCE_MIN: u64 = 4 * LOW_WATER_BYTES as u64;
+
+/// When an idle limit is reached if nothing moves before; none without a limit, or where
+/// it lies beyond what the clock can say.
+pub(crate) fn deadline_after(last: Instant, limit: Option<Duration>) -> Option<Instant> {
+    limit.and_then(|limit| last.checked_add(limit))
+}
+
+pub(crate) fn is_due(deadline: Option<Instant>, now: Instant) -> bool {
+    deadline.is_some_and(|deadline| now >= deadline)
+}
 
 /// The earlier of two deadlines that may be missing.
 pub(crate) fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {

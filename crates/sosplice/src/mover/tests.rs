@@ -20,7 +20,10 @@ fn bytes(range: std::ops::Range<u64>) -> Vec<u8> {
 #[derive(Clone, Copy, Debug)]
 enum Source {
     /// So many bytes are queued; `dry` when the driver knows that it was all.
-    Queued { count: usize, dry: bool },
+    Queued {
+        count: usize,
+        dry: bool,
+    },
     Empty,
     Eof,
     /// Bytes that splice(2) does not pass; recv gets one.
@@ -63,7 +66,12 @@ impl Script {
     }
 
     /// `write` puts bytes where the caller wants them and says how many went in.
-    fn take(&mut self, room: usize, splice: bool, write: impl FnOnce(&[u8]) -> usize) -> io::Result<Take> {
+    fn take(
+        &mut self,
+        room: usize,
+        splice: bool,
+        write: impl FnOnce(&[u8]) -> usize,
+    ) -> io::Result<Take> {
         self.calls += 1;
         assert!(room > 0, "a read with no room looks like an end of file");
         self.source_said_empty = false;
@@ -95,7 +103,12 @@ impl Script {
         Ok(Take::Bytes { count: wrote, dry })
     }
 
-    fn put(&mut self, len: usize, splice: bool, read: impl FnOnce(&mut Vec<u8>, usize)) -> io::Result<Put> {
+    fn put(
+        &mut self,
+        len: usize,
+        splice: bool,
+        read: impl FnOnce(&mut Vec<u8>, usize),
+    ) -> io::Result<Put> {
         self.calls += 1;
         assert!(len > 0);
         self.drain_said_full = false;
@@ -240,7 +253,8 @@ fn ping_pong_never_leaves_copy_and_costs_two_calls_a_message() {
 #[test]
 fn an_urgent_mark_is_stepped_over() {
     let mut mover = mover(Limits { engine: EngineChoice::Pipe, ..Limits::default() });
-    let mut script = Script::new(&[queued(1000), Source::Urgent, queued(1000), Source::Eof], &[ROOM]);
+    let mut script =
+        Script::new(&[queued(1000), Source::Urgent, queued(1000), Source::Eof], &[ROOM]);
     assert_eq!(step(&mut mover, &mut script).then, Then::End(Cause::Eof));
     assert_eq!(script.given, bytes(0..2001));
     assert_eq!(mover.carried(), Carried { copy: 1, pipe: 2000 });
@@ -249,7 +263,8 @@ fn an_urgent_mark_is_stepped_over() {
 #[test]
 fn a_drain_that_refuses_splice_gets_its_bytes_by_send() {
     let mut mover = mover(Limits { engine: EngineChoice::Pipe, ..Limits::default() });
-    let mut script = Script::new(&[queued(5000), queued(5000), Source::Eof], &[Drain::Refuse, ROOM]);
+    let mut script =
+        Script::new(&[queued(5000), queued(5000), Source::Eof], &[Drain::Refuse, ROOM]);
     assert_eq!(step(&mut mover, &mut script).then, Then::End(Cause::Eof));
     assert_eq!(script.given, bytes(0..10_000));
     assert_eq!(mover.carried().pipe, 0);
@@ -374,6 +389,17 @@ fn a_pause_takes_the_mark_away_and_is_remembered() {
         needed += mover.step(&mut script, &mut store, now, STEP_BUDGET_BYTES).moved;
     }
     assert!(needed >= 4 * bulk::STREAK_BYTES_FIRST, "{needed}");
+}
+
+#[test]
+fn a_full_drain_keeps_no_timer_busy() {
+    // A deadline in the past, with nothing to be done about it, is a busy loop.
+    let (mut script, mut store) = (Script::default(), Store::new(64 * 1024, 4));
+    let (mut mover, start) = in_bulk(&mut script, &mut store);
+    script.drain.clear();
+    let step = mover.step(&mut script, &mut store, start, STEP_BUDGET_BYTES);
+    assert_eq!(step.then, Then::Wait(Need::Drain));
+    assert_eq!(mover.deadline(), None);
 }
 
 #[test]

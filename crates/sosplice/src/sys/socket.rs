@@ -23,8 +23,12 @@ pub enum Kind {
     Stream,
     /// Not a socket: read and write.
     File,
-    /// A datagram or seqpacket socket, by its type's name.
-    Message(&'static str),
+    /// A datagram socket.
+    Datagram,
+    /// A seqpacket socket.
+    Seqpacket,
+    /// A raw socket, or of a type that is not known.
+    Raw,
 }
 
 impl Kind {
@@ -32,6 +36,18 @@ impl Kind {
     #[must_use]
     pub const fn can_pipe(self) -> bool {
         matches!(self, Self::Tcp | Self::Unix)
+    }
+
+    /// The name of a socket type that keeps message boundaries, which a splice of bytes
+    /// would lose.
+    #[must_use]
+    pub const fn keeps_messages(self) -> Option<&'static str> {
+        match self {
+            Self::Datagram => Some("datagram"),
+            Self::Seqpacket => Some("seqpacket"),
+            Self::Raw => Some("raw"),
+            Self::Tcp | Self::Unix | Self::Stream | Self::File => None,
+        }
     }
 
     const fn is_socket(self) -> bool {
@@ -50,9 +66,9 @@ pub fn kind<Fd: AsFd>(fd: Fd) -> rustix::io::Result<Kind> {
             AddressFamily::UNIX => Kind::Unix,
             _ => Kind::Stream,
         }),
-        Ok(SocketType::DGRAM) => Ok(Kind::Message("datagram")),
-        Ok(SocketType::SEQPACKET) => Ok(Kind::Message("seqpacket")),
-        Ok(_) => Ok(Kind::Message("raw")),
+        Ok(SocketType::DGRAM) => Ok(Kind::Datagram),
+        Ok(SocketType::SEQPACKET) => Ok(Kind::Seqpacket),
+        Ok(_) => Ok(Kind::Raw),
         Err(Errno::NOTSOCK) => Ok(Kind::File),
         Err(errno) => Err(errno),
     }

@@ -9,44 +9,74 @@ use std::io;
 use std::task::Context;
 use tokio::io::Interest;
 
-pub(super) struct TokioEnds<'s, S: Socket + ?Sized, D: Socket + ?Sized> {
-    pub(super) source: &'s S,
-    pub(super) drain: &'s D,
-    source_kind: Kind,
-    drain_kind: Kind,
-    can_pipe: bool,
+/// A socket and what a splice keeps about it.
+pub(super) struct End<'s, S: Socket + ?Sized> {
+    pub(super) socket: &'s S,
+    kind: Kind,
+    /// Set while it is the source of a flow in bulk.
     mark: LowWater,
 }
 
-impl<'s, S: Socket + ?Sized, D: Socket + ?Sized> TokioEnds<'s, S, D> {
-    pub(super) fn new(source: &'s S, drain: &'s D) -> io::Result<Self> {
-        let (source_kind, drain_kind) = (source.kind()?, drain.kind()?);
-        if let Kind::Message(kind) = source_kind {
-            return Err(Error::NotAStream { end: "source", kind }.into());
+impl<'s, S: Socket + ?Sized> End<'s, S> {
+    pub(super) fn new(socket: &'s S, end: &'static str) -> io::Result<Self> {
+        let kind = socket.kind()?;
+        if let Some(kind) = kind.keeps_messages() {
+            return Err(Error::NotAStream { end, kind }.into());
         }
-        if let Kind::Message(kind) = drain_kind {
-            return Err(Error::NotAStream { end: "drain", kind }.into());
-        }
-        let can_pipe = source_kind.can_pipe()
-            && drain_kind.can_pipe()
-            && source.is_nonblocking()
-            && drain.is_nonblocking();
-        Ok(Self { source, drain, source_kind, drain_kind, can_pipe, mark: LowWater::default() })
-    }
-
-    pub(super) fn reversed(&self) -> TokioEnds<'s, D, S> {
-        TokioEnds {
-            source: self.drain,
-            drain: self.source,
-            source_kind: self.drain_kind,
-            drain_kind: self.source_kind,
-            can_pipe: self.can_pipe,
-            mark: LowWater::default(),
-        }
+        Ok(Self { socket, kind, mark: LowWater::default() })
     }
 
     pub(super) fn can_pipe(&self) -> bool {
-        self.can_pipe
+        self.kind.can_pipe() && self.socket.is_nonblocking()
+    }
+}
+
+impl<S: Socket + ?Sized> Drop for End<'_, S> {
+    fn drop(&mut self) {
+        // A socket that is gone needs no mark.
+        let _ = self.mark.set(self.socket, self.kind, None);
+    }
+}
+
+/// One direction between two ends.
+pub(super) struct TokioEnds<'e, S: Socket + ?Sized, D: Socket + ?Sized> {
+    source: &'e S,
+    drain: &'e D,
+    source_kind: Kind,
+    drain_kind: Kind,
+    mark: &'e mut LowWater,
+}
+
+impl<'e, S: Socket + ?Sized, D: Socket + ?Sized> TokioEnds<'e, S, D> {
+    pub(super) fn one_way(source: &'e mut End<'_, S>, drain: &'e End<'_, D>) -> Self {
+        TokioEnds {
+            source: source.socket,
+            drain: drain.socket,
+            source_kind: source.kind,
+            drain_kind: drain.kind,
+            mark: &mut source.mark,
+        }
+    }
+
+    pub(super) fn both_ways(
+        a: &'e mut End<'_, S>,
+        b: &'e mut End<'_, D>,
+    ) -> (Self, TokioEnds<'e, D, S>) {
+        let there = TokioEnds {
+            source: a.socket,
+            drain: b.socket,
+            source_kind: a.kind,
+            drain_kind: b.kind,
+            mark: &mut a.mark,
+        };
+        let back = TokioEnds {
+            source: b.socket,
+            drain: a.socket,
+            source_kind: b.kind,
+            drain_kind: a.kind,
+            mark: &mut b.mark,
+        };
+        (there, back)
     }
 
     /// Arranges the wake-up; true when the need is met already.

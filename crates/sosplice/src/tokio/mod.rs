@@ -21,7 +21,7 @@ use crate::end::{Carried, End};
 use crate::mover::{Limits, Mover, STEP_BUDGET_BYTES, Then};
 use crate::store::Store;
 use crate::sys;
-use ends::TokioEnds;
+use ends::{End as SocketEnd, TokioEnds};
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::io;
@@ -52,14 +52,14 @@ where
     S: Socket + ?Sized,
     D: Socket + ?Sized,
 {
-    let mut ends = TokioEnds::new(source, drain)?;
-    let mut mover = Mover::new(limits, ends.can_pipe(), now());
+    let (mut source, drain) = (SocketEnd::new(source, "source")?, SocketEnd::new(drain, "drain")?);
+    let mut mover = Mover::new(limits, source.can_pipe() && drain.can_pipe(), now());
     let mut timer = Timer::default();
     poll_fn(|cx| {
         loop {
-            let step = STORE.with_borrow_mut(|store| {
-                mover.step(&mut ends, store, now(), STEP_BUDGET_BYTES)
-            });
+            let mut ends = TokioEnds::one_way(&mut source, &drain);
+            let step = STORE
+                .with_borrow_mut(|store| mover.step(&mut ends, store, now(), STEP_BUDGET_BYTES));
             let need = match step.then {
                 Then::End(_) => return Poll::Ready(()),
                 Then::Wait(need) => need,
@@ -117,8 +117,8 @@ where
 /// Two joined sockets as a value that a task polls: what [`splice_both`] awaits, for
 /// callers that want the counts meanwhile.
 pub struct Both<'s, A: Socket + ?Sized, B: Socket + ?Sized> {
-    a_to_b: TokioEnds<'s, A, B>,
-    b_to_a: TokioEnds<'s, B, A>,
+    a: SocketEnd<'s, A>,
+    b: SocketEnd<'s, B>,
     duplex: Duplex,
     timer: Timer,
     keep_last_fin: bool,
@@ -130,10 +130,9 @@ impl<'s, A: Socket + ?Sized, B: Socket + ?Sized> Both<'s, A, B> {
     /// # Errors
     /// A datagram socket, or a descriptor that is not open.
     pub fn new(a: &'s A, b: &'s B, limits: Limits, on_max: OnMax) -> io::Result<Self> {
-        let a_to_b = TokioEnds::new(a, b)?;
-        let b_to_a = a_to_b.reversed();
-        let duplex = Duplex::new(limits, on_max, a_to_b.can_pipe(), now());
-        Ok(Self { a_to_b, b_to_a, duplex, timer: Timer::default(), keep_last_fin: false })
+        let (a, b) = (SocketEnd::new(a, "first socket")?, SocketEnd::new(b, "second socket")?);
+        let duplex = Duplex::new(limits, on_max, a.can_pipe() && b.can_pipe(), now());
+        Ok(Self { a, b, duplex, timer: Timer::default(), keep_last_fin: false })
     }
 
     /// Leaves out the second FIN: for a caller that closes both sockets at the end,
@@ -148,35 +147,30 @@ impl<'s, A: Socket + ?Sized, B: Socket + ?Sized> Both<'s, A, B> {
     pub fn poll_done(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             let keep_last_fin = self.keep_last_fin;
-            let (a, b) = (self.a_to_b.source, self.a_to_b.drain);
+            let (a, b) = (self.a.socket, self.b.socket);
+            let fin = |direction, last| {
+                if last && keep_last_fin {
+                    return;
+                }
+                // The peer may be gone already (ENOTCONN), and then knows.
+                let _ = match direction {
+                    Direction::AToB => sys::shutdown_write(b.as_fd()),
+                    Direction::BToA => sys::shutdown_write(a.as_fd()),
+                };
+            };
+            let (mut there, mut back) = TokioEnds::both_ways(&mut self.a, &mut self.b);
             let then = STORE.with_borrow_mut(|store| {
-                self.duplex.step(
-                    &mut self.a_to_b,
-                    &mut self.b_to_a,
-                    store,
-                    now(),
-                    STEP_BUDGET_BYTES,
-                    |direction, last| {
-                        if last && keep_last_fin {
-                            return;
-                        }
-                        // The peer may be gone already (ENOTCONN), and then knows.
-                        let _ = match direction {
-                            Direction::AToB => sys::shutdown_write(b.as_fd()),
-                            Direction::BToA => sys::shutdown_write(a.as_fd()),
-                        };
-                    },
-                )
+                self.duplex.step(&mut there, &mut back, store, now(), STEP_BUDGET_BYTES, fin)
             });
             let DuplexThen::Wait { a_to_b, b_to_a } = then else {
                 return Poll::Ready(());
             };
             let mut again = false;
             if let Some(need) = a_to_b {
-                again |= self.a_to_b.poll_need(need, cx);
+                again |= there.poll_need(need, cx);
             }
             if let Some(need) = b_to_a {
-                again |= self.b_to_a.poll_need(need, cx);
+                again |= back.poll_need(need, cx);
             }
             again |= self.timer.poll(self.duplex.deadline(), cx);
             if !again {
@@ -212,9 +206,8 @@ impl Timer {
     /// True when `deadline` has passed.
     fn poll(&mut self, deadline: Option<Instant>, cx: &mut Context<'_>) -> bool {
         let Some(deadline) = deadline else { return false };
-        let sleep = self
-            .0
-            .get_or_insert_with(|| Box::pin(::tokio::time::sleep_until(deadline.into())));
+        let sleep =
+            self.0.get_or_insert_with(|| Box::pin(::tokio::time::sleep_until(deadline.into())));
         while sleep.as_mut().poll(cx).is_ready() {
             if now() >= deadline {
                 return true;

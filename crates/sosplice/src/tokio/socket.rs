@@ -28,11 +28,7 @@ pub trait Socket: AsFd {
     ///
     /// # Errors
     /// WouldBlock, or what the call says.
-    fn try_io<R>(
-        &self,
-        interest: Interest,
-        call: impl FnOnce() -> io::Result<R>,
-    ) -> io::Result<R>;
+    fn try_io<R>(&self, interest: Interest, call: impl FnOnce() -> io::Result<R>) -> io::Result<R>;
 
     /// What carries the bytes.
     ///
@@ -97,11 +93,7 @@ impl<T: AsFd + AsRawFd> Socket for AsyncFd<T> {
     fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Self::poll_write_ready(self, cx).map_ok(drop)
     }
-    fn try_io<R>(
-        &self,
-        interest: Interest,
-        call: impl FnOnce() -> io::Result<R>,
-    ) -> io::Result<R> {
+    fn try_io<R>(&self, interest: Interest, call: impl FnOnce() -> io::Result<R>) -> io::Result<R> {
         Self::try_io(self, interest, |_| call())
     }
     fn is_nonblocking(&self) -> bool {
@@ -179,11 +171,7 @@ impl Socket for Registered {
     fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.fd.poll_write_ready(cx).map_ok(drop)
     }
-    fn try_io<R>(
-        &self,
-        interest: Interest,
-        call: impl FnOnce() -> io::Result<R>,
-    ) -> io::Result<R> {
+    fn try_io<R>(&self, interest: Interest, call: impl FnOnce() -> io::Result<R>) -> io::Result<R> {
         self.fd.try_io(interest, |_| call())
     }
     fn kind(&self) -> io::Result<Kind> {

@@ -113,8 +113,7 @@ impl Flow for OneWay {
     }
 
     fn step(&mut self, store: &mut Store, now: Instant) -> Stepped {
-        let mut ends =
-            SideEnds { source: &self.source, drain: &self.drain, counts: &self.counts };
+        let mut ends = SideEnds { source: &self.source, drain: &self.drain, counts: &self.counts };
         let step = self.mover.step(&mut ends, store, now, STEP_BUDGET_BYTES);
         match step.then {
             Then::End(_) => Stepped::Ended,

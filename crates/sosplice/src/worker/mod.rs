@@ -26,7 +26,10 @@ use std::time::{Duration, Instant};
 pub(crate) enum Command {
     Add(Box<dyn Flow>),
     /// Take no more; with `force` do not give either.
-    Unsplice { flow: FlowId, force: bool },
+    Unsplice {
+        flow: FlowId,
+        force: bool,
+    },
     /// End every flow by force and return.
     Stop,
 }
@@ -93,7 +96,8 @@ struct Slot {
 
 impl Worker {
     pub(crate) fn new() -> Result<Self, Error> {
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(Error::setup("epoll_create"))?;
+        let epoll =
+            epoll::create(epoll::CreateFlags::CLOEXEC).map_err(Error::setup("epoll_create"))?;
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(Error::setup("eventfd"))?;
         let inbox_events = epoll::EventFlags::IN | epoll::EventFlags::ET;
@@ -212,6 +216,7 @@ impl Worker {
         });
         if let Err(errno) = self.register(slot, flow.sides()) {
             self.free.push(slot);
+            self.deregister(flow.sides());
             flow.fail(errno);
             return;
         }
@@ -232,6 +237,16 @@ impl Worker {
             }
         }
         Ok(())
+    }
+
+    /// Closing a descriptor takes it out of epoll only with the last duplicate of its
+    /// file, and the caller holds one: it would go on reporting under a number that is
+    /// somebody else's by then.
+    fn deregister(&self, sides: [&Side; 2]) {
+        for side in sides {
+            // One that was never registered (a regular file) is no loss.
+            let _ = epoll::delete(&self.epoll, side.as_fd());
+        }
     }
 
     fn unsplice(&mut self, id: FlowId, force: bool) {
@@ -260,6 +275,7 @@ impl Worker {
                 if let Some(entry) = self.slots[slot].take() {
                     self.live -= 1;
                     self.free.push(slot);
+                    self.deregister(entry.flow.sides());
                     entry.flow.finish();
                 }
             }

@@ -51,16 +51,15 @@ impl Side {
     /// until the side is dropped.
     pub(crate) fn new(fd: BorrowedFd<'_>, end: &'static str) -> Result<Self, Error> {
         let kind = sys::kind(fd).map_err(Error::setup("getsockopt"))?;
-        match kind {
-            Kind::Message(kind) => return Err(Error::NotAStream { end, kind }),
-            Kind::File => {}
-            Kind::Tcp | Kind::Unix | Kind::Stream => {
-                if sys::is_listening(fd).map_err(Error::setup("getsockopt"))? {
-                    return Err(Error::Listening { end });
-                }
-                if !is_connected(fd) {
-                    return Err(Error::NotConnected { end });
-                }
+        if let Some(kind) = kind.keeps_messages() {
+            return Err(Error::NotAStream { end, kind });
+        }
+        if kind != Kind::File {
+            if sys::is_listening(fd).map_err(Error::setup("getsockopt"))? {
+                return Err(Error::Listening { end });
+            }
+            if !is_connected(fd) {
+                return Err(Error::NotConnected { end });
             }
         }
         let fd = rustix::io::fcntl_dupfd_cloexec(fd, 0).map_err(Error::setup("fcntl"))?;
@@ -102,7 +101,11 @@ impl Side {
     }
 
     /// Runs a read if the side may be readable.
-    pub(super) fn take(&self, room: usize, call: impl FnOnce(&OwnedFd) -> io::Result<Take>) -> io::Result<Take> {
+    pub(super) fn take(
+        &self,
+        room: usize,
+        call: impl FnOnce(&OwnedFd) -> io::Result<Take>,
+    ) -> io::Result<Take> {
         let mut ready = self.ready.get();
         if !ready.read {
             return Ok(Take::Empty);

@@ -69,20 +69,9 @@ pub fn rr_many(
     for at in 0..connections {
         let stream = connect(target)?;
         stream.set_nonblocking(true)?;
-        epoll::add(
-            &epoll,
-            &stream,
-            EventData::new_u64(at as u64),
-            EventFlags::IN,
-        )?;
+        epoll::add(&epoll, &stream, EventData::new_u64(at as u64), EventFlags::IN)?;
         let sent = Instant::now();
-        conns.push(Conn {
-            stream,
-            sent,
-            to_send: 0,
-            to_get: 0,
-            waiting: false,
-        });
+        conns.push(Conn { stream, sent, to_send: 0, to_get: 0, waiting: false });
     }
     let mut buffer = vec![0; size.max(64 << 10)];
     let mut events: Vec<Event> = Vec::with_capacity(connections);
@@ -157,10 +146,7 @@ impl Conn {
 }
 
 fn wait(epoll: &impl std::os::fd::AsFd, events: &mut Vec<Event>) -> io::Result<()> {
-    let limit = Timespec {
-        tv_sec: ANSWER_MAX.as_secs() as _,
-        tv_nsec: 0,
-    };
+    let limit = Timespec { tv_sec: ANSWER_MAX.as_secs() as _, tv_nsec: 0 };
     events.clear();
     match epoll::wait(epoll, spare_capacity(events), Some(&limit)) {
         Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
@@ -237,12 +223,7 @@ fn visit(
     let stream = TcpStream::from(socket);
     let flags = EventFlags::IN | EventFlags::OUT | EventFlags::ET;
     epoll::add(epoll, &stream, EventData::new_u64(at as u64), flags)?;
-    Ok(Visit {
-        stream,
-        since: Instant::now(),
-        asked: false,
-        to_get: size,
-    })
+    Ok(Visit { stream, since: Instant::now(), asked: false, to_get: size })
 }
 
 /// Moves one visit on; true when it is over.

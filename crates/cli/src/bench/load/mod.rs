@@ -65,24 +65,11 @@ enum What {
 pub fn run(args: Args) -> Result<(), Error> {
     let load = Error::io("load");
     match args.what {
-        What::Serve {
-            listen,
-            size,
-            threads,
-        } => {
-            if threads {
-                server::serve_threads(listen, size)
-            } else {
-                server::serve(listen, size)
-            }
+        What::Serve { listen, size, threads } => {
+            if threads { server::serve_threads(listen, size) } else { server::serve(listen, size) }
         }
         .map_err(load),
-        What::Rr {
-            target,
-            size,
-            connections,
-            seconds,
-        } => {
+        What::Rr { target, size, connections, seconds } => {
             let time = Duration::from_secs_f64(seconds);
             let tally = if connections == 1 {
                 client::rr_one(target, size, time)
@@ -91,19 +78,11 @@ pub fn run(args: Args) -> Result<(), Error> {
             };
             print(tally.map_err(load)?)
         }
-        What::Conn {
-            target,
-            size,
-            in_flight,
-            seconds,
-        } => {
+        What::Conn { target, size, in_flight, seconds } => {
             let time = Duration::from_secs_f64(seconds);
             print(client::conn(target, size, in_flight, time).map_err(load)?)
         }
-        What::Idle {
-            target,
-            connections,
-        } => {
+        What::Idle { target, connections } => {
             let held = client::open_idle(target, connections).map_err(load)?;
             progress(&format!("{} connections open", held.len()));
             say(READY)?;
@@ -142,8 +121,7 @@ impl Tally {
 
     fn add(&mut self, took: Duration) {
         self.count += 1;
-        self.latency_ns
-            .push(u32::try_from(took.as_nanos()).unwrap_or(u32::MAX));
+        self.latency_ns.push(u32::try_from(took.as_nanos()).unwrap_or(u32::MAX));
     }
 
     /// The latency below which this share of the transactions stayed, us.
@@ -175,10 +153,8 @@ mod tests {
 
     #[test]
     fn percentiles_of_a_known_row() {
-        let mut tally = Tally {
-            latency_ns: (0..=100).rev().map(|us| us * 1000).collect(),
-            ..Tally::default()
-        };
+        let mut tally =
+            Tally { latency_ns: (0..=100).rev().map(|us| us * 1000).collect(), ..Tally::default() };
         assert_eq!(tally.percentile_us(0.50), 50.0);
         assert_eq!(tally.percentile_us(0.99), 99.0);
         assert_eq!(Tally::default().percentile_us(0.99), 0.0);

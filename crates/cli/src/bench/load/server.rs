@@ -49,12 +49,7 @@ pub fn serve(address: SocketAddrV4, size: usize) -> io::Result<()> {
     let listener = listen(address)?;
     listener.set_nonblocking(true)?;
     let epoll = epoll::create(CreateFlags::CLOEXEC)?;
-    epoll::add(
-        &epoll,
-        &listener,
-        EventData::new_u64(LISTENER),
-        EventFlags::IN,
-    )?;
+    epoll::add(&epoll, &listener, EventData::new_u64(LISTENER), EventFlags::IN)?;
     let mut conns: Vec<Option<Conn>> = Vec::new();
     let mut free: Vec<usize> = Vec::new();
     let mut events: Vec<Event> = Vec::with_capacity(256);
@@ -110,18 +105,8 @@ fn accept_all(
             conns.push(None);
             conns.len() - 1
         });
-        epoll::add(
-            epoll,
-            &stream,
-            EventData::new_u64(at as u64),
-            EventFlags::IN,
-        )?;
-        conns[at] = Some(Conn {
-            stream,
-            got: 0,
-            owed: 0,
-            waiting: false,
-        });
+        epoll::add(epoll, &stream, EventData::new_u64(at as u64), EventFlags::IN)?;
+        conns[at] = Some(Conn { stream, got: 0, owed: 0, waiting: false });
     }
 }
 

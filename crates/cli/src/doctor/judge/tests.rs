@@ -8,11 +8,7 @@ fn well() -> Readings {
         release: "6.1.0-13-amd64".to_owned(),
         splice_tcp: Tried::Works,
         splice_unix: Tried::Works,
-        pipes: Ok(Pipes {
-            unasked: 65_536,
-            given: 1 << 20,
-            refused: None,
-        }),
+        pipes: Ok(Pipes { unasked: 65_536, given: 1 << 20, refused: None }),
         privileged: Ok(false),
         page_size: 4096,
         pipe_pages_soft: Ok(16_384),
@@ -112,12 +108,7 @@ fn a_small_pipe_names_the_limit_behind_it() {
     assert_eq!(command, "sysctl -w fs.pipe-user-pages-soft=32768");
     let rows = spoiled(|readings| given(readings, 8192));
     only(&rows, "pipe size", Level::Warn);
-    assert!(
-        rows[0]
-            .why
-            .as_ref()
-            .is_some_and(|why| why.contains("not permitted"))
-    );
+    assert!(rows[0].why.as_ref().is_some_and(|why| why.contains("not permitted")));
     let rows = spoiled(|readings| {
         given(readings, 65_536);
         readings.pipe_pages_hard = Ok(20_000);
@@ -132,11 +123,7 @@ fn the_pipe_budget_follows_the_workers_and_the_privilege() {
     let rows = spoiled(many);
     let command = only(&rows, "pipe budget", Level::Note);
     assert_eq!(command, "sysctl -w fs.pipe-user-pages-soft=65536");
-    assert!(
-        rows[0]
-            .value
-            .starts_with("64 pipes of 1 MiB, or 1024 of 64 KiB")
-    );
+    assert!(rows[0].value.starts_with("64 pipes of 1 MiB, or 1024 of 64 KiB"));
     let rows = spoiled(|readings| {
         many(readings);
         readings.privileged = Ok(true);
@@ -223,10 +210,7 @@ fn limits_of_the_network_below_the_kernels_defaults_are_named() {
     let rows = spoiled(|readings| readings.port_range = Ok([50_000, 50_099]));
     let command = only(&rows, "local ports", Level::Note);
     assert!(rows[0].value.contains(": 100 connections"));
-    assert_eq!(
-        command,
-        "sysctl -w net.ipv4.ip_local_port_range=\"1024 65535\""
-    );
+    assert_eq!(command, "sysctl -w net.ipv4.ip_local_port_range=\"1024 65535\"");
     for value in [0, 2] {
         let rows = spoiled(|readings| readings.tw_reuse = Ok(value));
         let command = only(&rows, "tcp_tw_reuse", Level::Note);
@@ -273,11 +257,7 @@ fn what_is_missing_is_unknown_and_stops_nothing() {
     spoiled(|readings| {
         readings.port_range = Ok([0, u64::MAX]);
         readings.pipe_pages_soft = Ok(u64::MAX);
-        readings.pipes = Ok(Pipes {
-            unasked: 0,
-            given: 0,
-            refused: None,
-        });
+        readings.pipes = Ok(Pipes { unasked: 0, given: 0, refused: None });
         readings.workers = 1 << 20;
         readings.page_size = u64::MAX;
     });
