@@ -1,0 +1,191 @@
+//! The two peers of a relayed connection: sockets with a watchdog, and how they fail.
+
+use super::pattern::Pattern;
+use super::{Descriptors, Relay, WATCHDOG, wait_until};
+use socket2::{Domain, SockRef, Socket, Type};
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
+
+/// A listener whose accept gives up in the end.
+pub fn listener() -> TcpListener {
+    listener_on(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
+}
+
+pub fn listener_on(addr: SocketAddr) -> TcpListener {
+    let listener = TcpListener::bind(addr).unwrap();
+    // accept(2) obeys the time for reading.
+    SockRef::from(&listener).set_read_timeout(Some(WATCHDOG)).unwrap();
+    listener
+}
+
+/// A listener whose connections have receive buffers of `bytes`.
+pub fn listener_with_buffer(bytes: usize) -> TcpListener {
+    let listener = listener();
+    SockRef::from(&listener).set_recv_buffer_size(bytes).unwrap();
+    listener
+}
+
+pub fn addr(listener: &TcpListener) -> SocketAddr {
+    listener.local_addr().unwrap()
+}
+
+#[track_caller]
+pub fn accept(listener: &TcpListener) -> TcpStream {
+    match listener.accept() {
+        Ok((stream, _)) => watched(stream),
+        Err(error) => panic!("no connection reached the upstream: {error}"),
+    }
+}
+
+/// Whether a connection waits to be accepted.
+pub fn someone_waits(listener: &TcpListener) -> bool {
+    use rustix::event::{PollFd, PollFlags, poll};
+    let mut fds = [PollFd::new(listener, PollFlags::IN)];
+    poll(&mut fds, Some(&rustix::time::Timespec::default())).unwrap() > 0
+}
+
+#[track_caller]
+pub fn connect(to: SocketAddr) -> TcpStream {
+    watched(TcpStream::connect(to).unwrap())
+}
+
+/// A client whose receive buffer has `bytes`; it must be set before the connection is.
+#[track_caller]
+pub fn connect_with_buffer(to: SocketAddr, bytes: usize) -> TcpStream {
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(bytes).unwrap();
+    socket.connect(&to.into()).unwrap();
+    watched(socket.into())
+}
+
+/// Both ends of a new connection through the relay: the client's and the upstream's.
+#[track_caller]
+pub fn join(relay: &Relay, upstream: &TcpListener) -> (TcpStream, TcpStream) {
+    let client = connect(relay.addr());
+    (client, accept(upstream))
+}
+
+/// The same, once a byte has gone each way: the relay knows that its upstream is
+/// connected, and has made what it makes for a connection.
+#[track_caller]
+pub fn join_known(relay: &Relay, upstream: &TcpListener) -> (TcpStream, TcpStream) {
+    let (client, server) = join(relay, upstream);
+    Pattern::new(0).write(&client, 1).unwrap();
+    Pattern::new(0).expect(&server, 1);
+    Pattern::new(0).write(&server, 1).unwrap();
+    Pattern::new(0).expect(&client, 1);
+    (client, server)
+}
+
+/// The relay's descriptors without a connection. Looked at while there are some, so many
+/// that each of a few workers has one: what a worker makes once is made then.
+#[track_caller]
+pub fn descriptors_without_connections(relay: &Relay, upstream: &TcpListener) -> Descriptors {
+    const MANY: usize = 24;
+    let held: Vec<_> = (0..MANY).map(|_| join_known(relay, upstream)).collect();
+    let mut without = relay.descriptors();
+    without.sockets -= 2 * MANY;
+    drop(held);
+    for _ in 0..MANY {
+        relay.next_closed();
+    }
+    relay.wait_for_descriptors(without, 0);
+    without
+}
+
+fn watched(stream: TcpStream) -> TcpStream {
+    stream.set_read_timeout(Some(WATCHDOG)).unwrap();
+    stream.set_write_timeout(Some(WATCHDOG)).unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream
+}
+
+/// Sends the FIN.
+#[track_caller]
+pub fn finish(stream: &TcpStream) {
+    stream.shutdown(Shutdown::Write).unwrap();
+}
+
+/// Closes with a reset instead of a FIN.
+pub fn reset(stream: TcpStream) {
+    SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+}
+
+/// An address that answers no SYN: a listener whose queue is full. It answers again
+/// after [`Silent::answer`].
+pub struct Silent {
+    pub listener: TcpListener,
+    /// What fills the queue.
+    fillers: Vec<TcpStream>,
+}
+
+impl Silent {
+    pub fn new() -> Self {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+        socket.listen(0).unwrap();
+        socket.set_read_timeout(Some(WATCHDOG)).unwrap();
+        let listener: TcpListener = socket.into();
+        let addr = listener.local_addr().unwrap();
+        let mut fillers = Vec::new();
+        // A queue of 0 holds one connection; one that does not come through within
+        // the time shows that it is full. On loopback a SYN is answered or not at once.
+        loop {
+            match TcpStream::connect_timeout(&addr, Duration::from_millis(200)) {
+                Ok(filler) => fillers.push(filler),
+                Err(error) if error.kind() == ErrorKind::TimedOut => break,
+                Err(error) => panic!("{error}"),
+            }
+            assert!(fillers.len() < 16, "the queue of 0 does not fill");
+        }
+        Self { listener, fillers }
+    }
+
+    pub fn addr(&self) -> SocketAddr {
+        self.listener.local_addr().unwrap()
+    }
+
+    /// Waits until somebody's SYN to it is out.
+    #[track_caller]
+    pub fn wait_for_syn(&self) {
+        let port = format!(":{:04X}", self.addr().port());
+        wait_until("the relay tries to connect", || {
+            let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+            // Columns: number, local address, remote address, state (02 is SYN-SENT).
+            table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).any(|row| {
+                row.len() > 3 && row[2].ends_with(&port) && row[3] == "02"
+            })
+        });
+    }
+
+    /// Empties the queue: the next SYN is answered.
+    pub fn answer(&mut self) {
+        for filler in self.fillers.drain(..) {
+            let expected = filler.local_addr().unwrap();
+            let (_, peer) = self.listener.accept().unwrap();
+            assert_eq!(peer, expected);
+        }
+    }
+}
+
+/// A port of loopback where nobody listens: bound, so that nobody else can, and refused.
+pub struct Refusing(#[allow(dead_code, reason = "holds the port")] Socket, pub SocketAddr);
+
+impl Refusing {
+    pub fn new() -> Self {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+        let addr = socket.local_addr().unwrap().as_socket().unwrap();
+        Self(socket, addr)
+    }
+}
+
+/// Waits until the address takes no new connection. One that was taken between the
+/// signal and the end of the listener may be reset.
+pub fn wait_until_refused(addr: SocketAddr) {
+    wait_until("new connections are refused", || match TcpStream::connect(addr) {
+        Ok(_) => false,
+        Err(error) => error.kind() == ErrorKind::ConnectionRefused || error.kind() == ErrorKind::ConnectionReset,
+    });
+}
