@@ -10,7 +10,9 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use support::pattern::Pattern;
-use support::peers::{accept, addr, connect, finish, join, join_known, listener, wait_until_refused};
+use support::peers::{
+    accept, addr, connect, finish, join, join_known, listener, wait_until_refused,
+};
 use support::{BINARY, Relay, wait_for_exit, wait_until};
 
 const MIB: u64 = 1 << 20;
@@ -83,7 +85,9 @@ fn drain_timeout_cuts_an_idle_connection() {
 #[test]
 fn a_second_signal_ends_at_once() {
     let upstream = listener();
-    for (first, second) in [(Signal::TERM, Signal::TERM), (Signal::INT, Signal::TERM), (Signal::TERM, Signal::INT)] {
+    for (first, second) in
+        [(Signal::TERM, Signal::TERM), (Signal::INT, Signal::TERM), (Signal::TERM, Signal::INT)]
+    {
         let mut relay = Relay::to(addr(&upstream), &["--drain-timeout=1h"]);
         let held = join_known(&relay, &upstream);
         relay.signal(first);

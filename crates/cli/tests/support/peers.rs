@@ -153,9 +153,10 @@ impl Silent {
         wait_until("the relay tries to connect", || {
             let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
             // Columns: number, local address, remote address, state (02 is SYN-SENT).
-            table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).any(|row| {
-                row.len() > 3 && row[2].ends_with(&port) && row[3] == "02"
-            })
+            table
+                .lines()
+                .map(|line| line.split_whitespace().collect::<Vec<_>>())
+                .any(|row| row.len() > 3 && row[2].ends_with(&port) && row[3] == "02")
         });
     }
 
@@ -186,6 +187,9 @@ impl Refusing {
 pub fn wait_until_refused(addr: SocketAddr) {
     wait_until("new connections are refused", || match TcpStream::connect(addr) {
         Ok(_) => false,
-        Err(error) => error.kind() == ErrorKind::ConnectionRefused || error.kind() == ErrorKind::ConnectionReset,
+        Err(error) => {
+            error.kind() == ErrorKind::ConnectionRefused
+                || error.kind() == ErrorKind::ConnectionReset
+        }
     });
 }
