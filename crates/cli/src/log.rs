@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 
 /// Logging flags, the same for every command that serves.
 #[derive(clap::Args)]
-pub struct Args {
+pub struct Flags {
     /// What to log: info has a line for each connection
     #[arg(long, value_enum, default_value_t)]
     log_level: Level,
@@ -23,7 +23,7 @@ enum Level {
     Debug,
 }
 
-impl Args {
+impl Flags {
     /// From here on events are logged.
     pub fn start(&self) {
         let level = match self.log_level {

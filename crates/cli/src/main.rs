@@ -61,3 +61,13 @@ fn usage(error: &clap::Error) -> ExitCode {
     let _ = writeln!(std::io::stderr(), "sosplice: {line} (see sosplice --help)");
     ExitCode::from(2)
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_table_of_commands_and_flags_is_sound() {
+        super::Command::command().debug_assert();
+    }
+}

@@ -54,7 +54,7 @@ pub struct Args {
     max_connections: Option<u64>,
 
     #[command(flatten)]
-    log: log::Args,
+    log: log::Flags,
 }
 
 #[derive(Clone, Copy, Default, clap::ValueEnum)]

@@ -6,6 +6,11 @@ use sosplice_relay::budget::{Demand, PIPES_PER_WORKER_WISHED, SESSION_DESCRIPTOR
 use super::probe::{PIPE_SIZE_ASKED, PIPES_TRIED, Tried};
 use super::readings::{Reading, Readings, version};
 
+/// Pipes of one worker that hold bytes at a time under a load worth a judgement: flows in
+/// bulk whose drain is slower than their source. A relay may have more
+/// ([`PIPES_PER_WORKER_WISHED`]), and copies where it gets none.
+const PIPES_IN_USE: u64 = 16;
+
 /// The oldest kernel that the relay is meant for.
 const KERNEL_LEAST: (u32, u32) = (5, 10);
 
@@ -205,7 +210,7 @@ fn pipe_budget(readings: &Readings) -> Row {
         bound / pages(PIPE_SIZE_USUAL, readings),
         size(PIPE_SIZE_USUAL),
     );
-    let wished = PIPES_PER_WORKER_WISHED * readings.workers;
+    let wished = PIPES_IN_USE * readings.workers;
     if large >= wished {
         return Row::ok(NAME, value);
     }
@@ -226,7 +231,7 @@ fn pipe_budget(readings: &Readings) -> Row {
 /// what else this user runs.
 fn pages_wished(readings: &Readings) -> u64 {
     let each = pages(PIPE_SIZE_ASKED, readings);
-    let wished = PIPES_PER_WORKER_WISHED * readings.workers.max(1) * each * 2;
+    let wished = PIPES_IN_USE * readings.workers.max(1) * each * 2;
     let now = *readings.pipe_pages_soft.as_ref().unwrap_or(&0);
     wished.max(now.saturating_mul(2)).checked_next_power_of_two().unwrap_or(u64::MAX)
 }
