@@ -22,8 +22,8 @@ pub const PROCESS_DESCRIPTORS: u64 = 3 + 2 + 11;
 /// Descriptors of one worker, its listeners aside: its epoll instance and the
 /// second descriptor for it that the runtime keeps for registering, the eventfd
 /// that wakes it, its end of the signal pair, one connection that waits for its turn,
-/// and one to spare.
-pub const WORKER_DESCRIPTORS: u64 = 6;
+/// the socket for the next one's upstream, and one to spare.
+pub const WORKER_DESCRIPTORS: u64 = 7;
 
 /// Descriptors of one pipe: its two ends.
 pub const PIPE_DESCRIPTORS: u64 = 2;

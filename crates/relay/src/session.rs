@@ -1,7 +1,7 @@
 //! One connection, from accept to close: connect upstream, splice both ways, account.
 
 use crate::live::Entry;
-use crate::upstream::{Place, connect};
+use crate::upstream::{Place, Unconnected};
 use crate::worker::Worker;
 use rustix::fd::OwnedFd;
 use sosplice::sys::{self, Kind};
@@ -13,8 +13,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+/// A client, and the socket that is to take it to its upstream.
+pub(crate) struct Accepted {
+    pub(crate) fd: OwnedFd,
+    pub(crate) addr: SocketAddr,
+    pub(crate) upstream: Unconnected,
+}
+
 /// Serves one accepted connection to its end.
-pub(crate) async fn run(worker: Arc<Worker>, fd: OwnedFd, client_addr: SocketAddr) {
+pub(crate) async fn run(worker: Arc<Worker>, client: Accepted) {
+    let Accepted { fd, addr: client_addr, upstream } = client;
     let began = Instant::now();
     let client = match Registered::with_kind(fd, Kind::Tcp) {
         Ok(client) => client,
@@ -25,7 +33,8 @@ pub(crate) async fn run(worker: Arc<Worker>, fd: OwnedFd, client_addr: SocketAdd
     };
     // In a box of its own, which is gone once an upstream has answered: an idle session
     // is not to pay for the room that connecting takes.
-    let Some((upstream, place)) = Box::pin(find_upstream(&worker, &client, client_addr)).await
+    let Some((upstream, place)) =
+        Box::pin(find_upstream(&worker, &client, client_addr, upstream)).await
     else {
         return;
     };
@@ -63,14 +72,19 @@ async fn find_upstream<'w>(
     worker: &'w Worker,
     client: &Registered,
     client_addr: SocketAddr,
+    socket: Unconnected,
 ) -> Option<(Registered, Place<'w>)> {
     let mut last = None;
+    let mut first = Some(socket);
     for candidate in worker.pool.candidates(client_addr.ip()) {
         let place = Place::take(candidate);
-        let connecting =
-            tokio::time::timeout(worker.shared.connect_timeout, connect(candidate.addr));
+        let connecting = async {
+            let socket = first.take().map_or_else(|| Unconnected::new(candidate.addr), Ok)?;
+            socket.connect(candidate.addr).await
+        };
         let timed_out = |_| Err(io::Error::from(io::ErrorKind::TimedOut));
-        match connecting.await.unwrap_or_else(timed_out) {
+        let limit = worker.shared.connect_timeout;
+        match tokio::time::timeout(limit, connecting).await.unwrap_or_else(timed_out) {
             Ok(upstream) => return Some((upstream, place)),
             Err(error) => {
                 tracing::debug!(client = %client_addr, upstream = %candidate.addr, %error, "connect failed");

@@ -7,7 +7,7 @@ use sosplice::sys::Kind;
 use sosplice::tokio::Registered;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::str::FromStr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -64,6 +64,8 @@ pub enum Balance {
     Source,
 }
 
+const UNSPECIFIED: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+
 /// One upstream and its count of sessions, which is touched when a session begins and
 /// ends and never between.
 #[derive(Debug)]
@@ -87,6 +89,15 @@ impl Pool {
             .map(|addr| Upstream { addr, sessions: AtomicUsize::new(0) })
             .collect();
         Self { upstreams, balance, turn: AtomicUsize::new(0) }
+    }
+
+    /// A socket for the upstream that is tried first, as far as that is known.
+    ///
+    /// # Errors
+    /// As [`Unconnected::new`].
+    pub(crate) fn socket(&self) -> io::Result<Unconnected> {
+        let usual = self.upstreams.first().map_or(UNSPECIFIED, |upstream| upstream.addr);
+        Unconnected::new(usual)
     }
 
     /// The upstreams to try for a client, the chosen one first, then the others in
@@ -152,25 +163,57 @@ impl Drop for Place<'_> {
     }
 }
 
-/// Connects without blocking.
-///
-/// # Errors
-/// What connect(2) answers, at once or later (SO_ERROR).
-pub(crate) async fn connect(addr: SocketAddr) -> io::Result<Registered> {
-    let family = if addr.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let fd: OwnedFd = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
-    sockopt::set_tcp_nodelay(&fd, true)?;
-    // A peer that vanished is found in the end, and its session with it.
-    sockopt::set_socket_keepalive(&fd, true)?;
-    match rustix::net::connect(&fd, &addr) {
-        Ok(()) => return Registered::with_kind(fd, Kind::Tcp),
-        Err(rustix::io::Errno::INPROGRESS) => {}
-        Err(errno) => return Err(errno.into()),
+/// A socket that is to be connected. Each worker has one before it accepts a client, so
+/// that no client is accepted with the last descriptor and then turned away.
+#[derive(Debug)]
+pub(crate) struct Unconnected {
+    fd: OwnedFd,
+    family: AddressFamily,
+}
+
+impl Unconnected {
+    /// Of the address's family.
+    ///
+    /// # Errors
+    /// What socket(2) answers: EMFILE or ENFILE where descriptors have run out.
+    pub(crate) fn new(addr: SocketAddr) -> io::Result<Self> {
+        let family = family(addr);
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        Ok(Self { fd: rustix::net::socket_with(family, SocketType::STREAM, flags, None)?, family })
     }
-    // Registered only now: epoll reports a socket that was never connected as hung up.
-    let stream = Registered::with_kind(fd, Kind::Tcp)?;
-    stream.writable().await?;
-    sockopt::socket_error(&stream)??;
-    Ok(stream)
+
+    /// Connects without blocking.
+    ///
+    /// # Errors
+    /// What connect(2) answers, at once or later (SO_ERROR).
+    pub(crate) async fn connect(self, addr: SocketAddr) -> io::Result<Registered> {
+        let Self { fd, .. } = self.of(addr)?;
+        sockopt::set_tcp_nodelay(&fd, true)?;
+        // A peer that vanished is found in the end, and its session with it.
+        sockopt::set_socket_keepalive(&fd, true)?;
+        match rustix::net::connect(&fd, &addr) {
+            Ok(()) => return Registered::with_kind(fd, Kind::Tcp),
+            Err(rustix::io::Errno::INPROGRESS) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        // Registered only now: epoll reports a socket that was never connected as hung up.
+        let stream = Registered::with_kind(fd, Kind::Tcp)?;
+        stream.writable().await?;
+        sockopt::socket_error(&stream)??;
+        Ok(stream)
+    }
+
+    /// Itself, or another in its place where the family is not the address's.
+    fn of(self, addr: SocketAddr) -> io::Result<Self> {
+        if self.family == family(addr) {
+            return Ok(self);
+        }
+        // First closed, so that its descriptor is there to be had.
+        drop(self);
+        Self::new(addr)
+    }
+}
+
+fn family(addr: SocketAddr) -> AddressFamily {
+    if addr.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 }
 }

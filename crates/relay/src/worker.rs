@@ -4,14 +4,12 @@ use crate::listener::Listener;
 use crate::live::Registry;
 use crate::origin;
 use crate::relay::{Shared, Stage};
-use crate::session;
+use crate::session::{self, Accepted};
 use crate::upstream::Pool;
-use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use socket2::Socket;
 use sosplice::store::{PIPE_BYTES, Store};
 use std::io;
-use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -87,15 +85,19 @@ impl Worker {
         let mut stopping = pin!(stage.wait_for(|stage| *stage != Stage::Running));
         let mut exhausted = false;
         loop {
-            let accepted = tokio::select! {
-                biased;
-                _ = &mut stopping => return,
-                accepted = listener.accept() => accepted,
+            // What the next session needs first, so that no client is accepted who could
+            // not be served.
+            let ready = match self.pool.socket() {
+                Ok(upstream) => tokio::select! {
+                    biased;
+                    _ = &mut stopping => return,
+                    accepted = listener.accept() => accepted.map(|client| (client, upstream)),
+                },
+                Err(error) => Err(error),
             };
-            match accepted {
-                Ok((fd, client)) => {
-                    if exhausted {
-                        exhausted = false;
+            match ready {
+                Ok(((fd, addr), upstream)) => {
+                    if std::mem::take(&mut exhausted) {
                         tracing::info!("accepting again");
                     }
                     let permit = tokio::select! {
@@ -103,11 +105,10 @@ impl Worker {
                         _ = &mut stopping => return,
                         permit = self.permit() => permit,
                     };
-                    self.start(fd, client, permit);
+                    self.start(Accepted { fd, addr, upstream }, permit);
                 }
                 Err(error) if is_exhausted(&error) => {
-                    if !exhausted {
-                        exhausted = true;
+                    if !std::mem::replace(&mut exhausted, true) {
                         tracing::warn!(%error, "accepting paused until sessions end; raise the limit (ulimit -n) or lower --max-connections");
                     }
                     tokio::select! {
@@ -128,19 +129,14 @@ impl Worker {
         Arc::clone(&self.shared.permits).acquire_owned().await.ok()
     }
 
-    fn start(
-        self: &Arc<Self>,
-        fd: OwnedFd,
-        client: SocketAddr,
-        permit: Option<OwnedSemaphorePermit>,
-    ) {
+    fn start(self: &Arc<Self>, client: Accepted, permit: Option<OwnedSemaphorePermit>) {
         self.shared.stats.accepted();
         self.sessions.fetch_add(1, Ordering::Relaxed);
         let worker = Arc::clone(self);
         tokio::spawn(async move {
             // Counted out when the task ends in whatever way.
             let _present = Present(&worker, permit);
-            session::run(Arc::clone(&worker), fd, client).await;
+            session::run(Arc::clone(&worker), client).await;
         });
     }
 

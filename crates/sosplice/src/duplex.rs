@@ -5,7 +5,7 @@
 //! on), a failed source fails the opposite direction, and one idle limit serves
 //! both, so that a download does not end because nothing is uploaded.
 
-use crate::end::{Carried, Cause, End};
+use crate::end::{Carried, Cause, End, OsError};
 use crate::mover::{Ends, Limits, Mover, Need, Then, deadline_after, earlier, is_due};
 use crate::store::Store;
 use std::time::{Duration, Instant};
@@ -142,6 +142,17 @@ impl Duplex {
     pub(crate) fn unsplice(&mut self) {
         self.a_to_b.unsplice();
         self.b_to_a.unsplice();
+    }
+
+    /// The source of a direction that waits for its drain has failed, which no read has
+    /// met: both directions are over.
+    pub(crate) fn source_failed(&mut self, direction: Direction, error: OsError) {
+        let (failed, other) = match direction {
+            Direction::AToB => (&mut self.a_to_b, &mut self.b_to_a),
+            Direction::BToA => (&mut self.b_to_a, &mut self.a_to_b),
+        };
+        failed.end_now(Cause::SourceError(error));
+        other.end_now(Cause::DrainError(error));
     }
 
     /// Ends both directions at once with `cause`; what is held becomes residue.

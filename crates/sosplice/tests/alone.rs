@@ -135,33 +135,32 @@ fn sigpipe_never_kills() {
     assert_eq!(pending, 0, "a SIGPIPE of ours is left for the caller");
 }
 
+/// SO_RCVLOWAT, set first if asked.
+#[allow(unsafe_code)]
+fn low_water(socket: &impl AsRawFd, set: Option<i32>) -> i32 {
+    let mut value: i32 = set.unwrap_or(0);
+    let mut len = 4;
+    let fd = socket.as_raw_fd();
+    // SAFETY: value and len live through the call, and len is the size of value.
+    let done = unsafe {
+        match set {
+            Some(_) => libc::setsockopt(fd, 1, libc::SO_RCVLOWAT, (&raw const value).cast(), 4),
+            None => {
+                libc::getsockopt(fd, 1, libc::SO_RCVLOWAT, (&raw mut value).cast(), &raw mut len)
+            }
+        }
+    };
+    assert_eq!(done, 0);
+    value
+}
+
 /// SO_RCVLOWAT of a source in bulk is the caller's again at the end.
 #[test]
-#[allow(unsafe_code)]
 fn the_low_water_mark_is_put_back() {
     let _turn = TURN.lock();
     let (peer, source) = tcp_pair();
     let (drain, far) = tcp_pair();
-    let low_water = |set: Option<i32>| {
-        let mut value: i32 = set.unwrap_or(0);
-        let mut len = 4;
-        let fd = source.as_raw_fd();
-        // SAFETY: value and len live through the call, and len is the size of value.
-        let done = unsafe {
-            match set {
-                Some(_) => libc::setsockopt(fd, 1, libc::SO_RCVLOWAT, (&raw const value).cast(), 4),
-                None => libc::getsockopt(
-                    fd,
-                    1,
-                    libc::SO_RCVLOWAT,
-                    (&raw mut value).cast(),
-                    &raw mut len,
-                ),
-            }
-        };
-        assert_eq!(done, 0);
-        value
-    };
+    let low_water = |set| low_water(&source, set);
     low_water(Some(7));
     let splicer = Splicer::with_workers(1).unwrap();
     let splice = splicer.splice(&source, &drain, Limits::default()).unwrap();
@@ -186,4 +185,43 @@ fn the_low_water_mark_is_put_back() {
     assert_eq!(low_water(None), 7);
     drop(drain);
     reader.join().unwrap().unwrap();
+}
+
+/// Between two polls the mark stands: one that each poll took away again saved nothing.
+#[cfg(feature = "tokio")]
+#[tokio::test]
+async fn the_mark_of_bulk_stands_between_polls() {
+    let turn = TURN.lock();
+    let ((peer, source), (drain, far)) = (tcp_pair(), tcp_pair());
+    let watched = source.try_clone().unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let sender = std::thread::spawn({
+        let (mut peer, stop) = (peer, Arc::clone(&stop));
+        move || {
+            while !stop.load(Ordering::Relaxed) {
+                peer.write_all(&[0; 1 << 20]).unwrap();
+            }
+        }
+    });
+    let reader = std::thread::spawn(move || std::io::copy(&mut { far }, &mut std::io::sink()));
+    let socket = |socket: std::net::TcpStream| {
+        socket.set_nonblocking(true).unwrap();
+        tokio::net::TcpStream::from_std(socket).unwrap()
+    };
+    let (source, drain) = (socket(source), socket(drain));
+    let splice = tokio::spawn(async move {
+        sosplice::tokio::splice(&source, &drain, Limits::default()).await.unwrap()
+    });
+    // One thread runs both tasks, so this one looks only between polls of the other.
+    while low_water(&watched, None) == 1 {
+        assert!(!splice.is_finished());
+        tokio::task::yield_now().await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    let end = splice.await.unwrap();
+    assert_eq!(end.cause, Cause::Eof);
+    assert_eq!(low_water(&watched, None), 1);
+    sender.join().unwrap();
+    reader.join().unwrap().unwrap();
+    drop(turn);
 }

@@ -241,11 +241,16 @@ impl Mover {
         Then::End(cause)
     }
 
-    /// Takes no more from the source; the next steps give what is held and end with
-    /// [`Cause::Unspliced`]. After an end it changes nothing.
+    /// Takes no more from the source: ends with [`Cause::Unspliced`], at once if nothing is
+    /// held, and otherwise when the next steps have given it. After an end it changes
+    /// nothing.
     pub fn unsplice(&mut self) {
         if matches!(self.phase, Phase::Running) {
-            self.phase = Phase::Finishing(Cause::Unspliced);
+            self.phase = if self.vessel.is_empty() {
+                Phase::Ended(Cause::Unspliced)
+            } else {
+                Phase::Finishing(Cause::Unspliced)
+            };
         }
     }
 

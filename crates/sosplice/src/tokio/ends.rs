@@ -2,9 +2,12 @@
 //! consumes.
 
 use super::Socket;
+use super::socket::Failed;
+use crate::end::OsError;
 use crate::error::Error;
 use crate::mover::{Ends, Need};
 use crate::sys::{self, Kind, LowWater, Pipe, Put, Take};
+use rustix::net::sockopt;
 use std::io;
 use std::task::Context;
 use tokio::io::Interest;
@@ -15,6 +18,8 @@ pub(super) struct End<'s, S: Socket + ?Sized> {
     kind: Kind,
     /// Set while it is the source of a flow in bulk.
     mark: LowWater,
+    /// Made when first its drain was full, and kept.
+    failed: Option<Failed<'s>>,
 }
 
 impl<'s, S: Socket + ?Sized> End<'s, S> {
@@ -23,11 +28,23 @@ impl<'s, S: Socket + ?Sized> End<'s, S> {
         if let Some(kind) = kind.keeps_messages() {
             return Err(Error::NotAStream { end, kind }.into());
         }
-        Ok(Self { socket, kind, mark: LowWater::default() })
+        Ok(Self { socket, kind, mark: LowWater::default(), failed: None })
     }
 
     pub(super) fn can_pipe(&self) -> bool {
         self.kind.can_pipe() && self.socket.is_nonblocking()
+    }
+
+    /// The error of this source, whose drain is full; the task is woken when there is one.
+    pub(super) fn poll_failure(&mut self, cx: &mut Context<'_>) -> Option<OsError> {
+        let socket = self.socket;
+        let failed = self.failed.get_or_insert_with(|| socket.failed());
+        if failed.as_mut().poll(cx).is_pending() {
+            return None;
+        }
+        // One that was met elsewhere is gone, and the next call on the socket says so.
+        self.failed = Some(Box::pin(std::future::pending()));
+        sockopt::socket_error(socket).ok().and_then(Result::err).map(OsError::from)
     }
 }
 
@@ -48,7 +65,7 @@ pub(super) struct TokioEnds<'e, S: Socket + ?Sized, D: Socket + ?Sized> {
 }
 
 impl<'e, S: Socket + ?Sized, D: Socket + ?Sized> TokioEnds<'e, S, D> {
-    pub(super) fn one_way(source: &'e mut End<'_, S>, drain: &'e End<'_, D>) -> Self {
+    pub(super) fn one_way(source: &'e mut End<'_, S>, drain: &'e mut End<'_, D>) -> Self {
         TokioEnds {
             source: source.socket,
             drain: drain.socket,
@@ -118,13 +135,6 @@ impl<S: Socket + ?Sized, D: Socket + ?Sized> Ends for TokioEnds<'_, S, D> {
 
     fn low_water(&mut self, bytes: Option<u32>) -> io::Result<()> {
         self.mark.set(self.source, self.source_kind, bytes)
-    }
-}
-
-impl<S: Socket + ?Sized, D: Socket + ?Sized> Drop for TokioEnds<'_, S, D> {
-    fn drop(&mut self) {
-        // A socket that is gone needs no mark.
-        let _ = self.mark.set(self.source, self.source_kind, None);
     }
 }
 

@@ -14,11 +14,11 @@
 mod ends;
 mod socket;
 
-pub use socket::{Registered, Socket};
+pub use socket::{Failed, Registered, Socket};
 
 use crate::duplex::{BothEnds, Direction, Duplex, DuplexThen, OnMax};
-use crate::end::{Carried, End};
-use crate::mover::{Limits, Mover, STEP_BUDGET_BYTES, Then};
+use crate::end::{Carried, Cause, End};
+use crate::mover::{Limits, Mover, Need, STEP_BUDGET_BYTES, Then};
 use crate::store::Store;
 use crate::sys;
 use ends::{End as SocketEnd, TokioEnds};
@@ -52,12 +52,13 @@ where
     S: Socket + ?Sized,
     D: Socket + ?Sized,
 {
-    let (mut source, drain) = (SocketEnd::new(source, "source")?, SocketEnd::new(drain, "drain")?);
+    let (mut source, mut drain) =
+        (SocketEnd::new(source, "source")?, SocketEnd::new(drain, "drain")?);
     let mut mover = Mover::new(limits, source.can_pipe() && drain.can_pipe(), now());
     let mut timer = Timer::default();
     poll_fn(|cx| {
         loop {
-            let mut ends = TokioEnds::one_way(&mut source, &drain);
+            let mut ends = TokioEnds::one_way(&mut source, &mut drain);
             let step = STORE
                 .with_borrow_mut(|store| mover.step(&mut ends, store, now(), STEP_BUDGET_BYTES));
             let need = match step.then {
@@ -65,6 +66,12 @@ where
                 Then::Wait(need) => need,
             };
             let met = ends.poll_need(need, cx);
+            if need == Need::Drain
+                && let Some(error) = source.poll_failure(cx)
+            {
+                mover.end_now(Cause::SourceError(error));
+                return Poll::Ready(());
+            }
             let due = timer.poll(mover.deadline(), cx);
             if !met && !due {
                 return Poll::Pending;
@@ -171,6 +178,18 @@ impl<'s, A: Socket + ?Sized, B: Socket + ?Sized> Both<'s, A, B> {
             }
             if let Some(need) = b_to_a {
                 again |= back.poll_need(need, cx);
+            }
+            if a_to_b == Some(Need::Drain)
+                && let Some(error) = self.a.poll_failure(cx)
+            {
+                self.duplex.source_failed(Direction::AToB, error);
+                return Poll::Ready(());
+            }
+            if b_to_a == Some(Need::Drain)
+                && let Some(error) = self.b.poll_failure(cx)
+            {
+                self.duplex.source_failed(Direction::BToA, error);
+                return Poll::Ready(());
             }
             again |= self.timer.poll(self.duplex.deadline(), cx);
             if !again {

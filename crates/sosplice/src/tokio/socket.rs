@@ -2,11 +2,16 @@
 
 use crate::sys::{self, Kind};
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
+use std::future::Future;
 use std::io;
+use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::{TcpStream, UnixStream};
+
+/// What [`Socket::failed`] gives.
+pub type Failed<'s> = Pin<Box<dyn Future<Output = ()> + Send + 's>>;
 
 /// A socket, or another descriptor, that is registered with the tokio runtime.
 pub trait Socket: AsFd {
@@ -29,6 +34,10 @@ pub trait Socket: AsFd {
     /// # Errors
     /// WouldBlock, or what the call says.
     fn try_io<R>(&self, interest: Interest, call: impl FnOnce() -> io::Result<R>) -> io::Result<R>;
+
+    /// Done when the connection has failed (EPOLLERR), whatever its readiness. Asked for
+    /// only by a direction whose drain is full: it does not read, and would not hear of it.
+    fn failed(&self) -> Failed<'_>;
 
     /// What carries the bytes.
     ///
@@ -66,6 +75,12 @@ macro_rules! forward {
         ) -> io::Result<R> {
             Self::try_io(self, interest, call)
         }
+        fn failed(&self) -> Failed<'_> {
+            Box::pin(async {
+                // An error is the runtime's end.
+                let _ = self.ready(Interest::ERROR).await;
+            })
+        }
     };
 }
 
@@ -86,7 +101,7 @@ impl Socket for UnixStream {
 /// Anything else that can be polled: a terminal, a pipe, a socket made by hand.
 /// Registered with [`Interest::PRIORITY`] beside the others, it spares a call after
 /// each short read.
-impl<T: AsFd + AsRawFd> Socket for AsyncFd<T> {
+impl<T: AsFd + AsRawFd + Sync> Socket for AsyncFd<T> {
     fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Self::poll_read_ready(self, cx).map_ok(drop)
     }
@@ -96,9 +111,19 @@ impl<T: AsFd + AsRawFd> Socket for AsyncFd<T> {
     fn try_io<R>(&self, interest: Interest, call: impl FnOnce() -> io::Result<R>) -> io::Result<R> {
         Self::try_io(self, interest, |_| call())
     }
+    fn failed(&self) -> Failed<'_> {
+        failed(self)
+    }
     fn is_nonblocking(&self) -> bool {
         rustix::fs::fcntl_getfl(self).is_ok_and(|f| f.contains(rustix::fs::OFlags::NONBLOCK))
     }
+}
+
+fn failed<T: AsRawFd + Sync>(fd: &AsyncFd<T>) -> Failed<'_> {
+    Box::pin(async move {
+        // An error is the runtime's end.
+        let _ = fd.ready(Interest::ERROR).await;
+    })
 }
 
 /// A descriptor of its own, registered for readable, writable and urgent: the cheapest
@@ -173,6 +198,9 @@ impl Socket for Registered {
     }
     fn try_io<R>(&self, interest: Interest, call: impl FnOnce() -> io::Result<R>) -> io::Result<R> {
         self.fd.try_io(interest, |_| call())
+    }
+    fn failed(&self) -> Failed<'_> {
+        failed(&self.fd)
     }
     fn kind(&self) -> io::Result<Kind> {
         Ok(self.kind)

@@ -117,14 +117,21 @@ impl Flow for OneWay {
         let step = self.mover.step(&mut ends, store, now, STEP_BUDGET_BYTES);
         match step.then {
             Then::End(_) => Stepped::Ended,
-            // Nothing is sent while the source is silent, so a drain that fails
-            // meanwhile is only seen here.
-            Then::Wait(_) => match self.drain.drain_failure() {
-                Some(Errno::PIPE) => self.over(Cause::DrainClosed),
-                Some(errno) => self.over(Cause::DrainError(errno.into())),
-                None if step.then == Then::Wait(Need::Turn) => Stepped::Turn,
-                None => Stepped::Wait,
-            },
+            // What no call would meet is only seen here: a drain that fails while the
+            // source is silent, a source that fails while the drain is full.
+            Then::Wait(need) => {
+                match self.drain.drain_failure() {
+                    Some(Errno::PIPE) => return self.over(Cause::DrainClosed),
+                    Some(errno) => return self.over(Cause::DrainError(errno.into())),
+                    None => {}
+                }
+                if need == Need::Drain
+                    && let Some(errno) = self.source.pending_error()
+                {
+                    return self.over(Cause::SourceError(errno.into()));
+                }
+                if need == Need::Turn { Stepped::Turn } else { Stepped::Wait }
+            }
         }
     }
 
@@ -193,8 +200,18 @@ impl Flow for TwoWay {
         let budget = STEP_BUDGET_BYTES;
         match self.duplex.step(&mut a_to_b, &mut b_to_a, store, now, budget, fin) {
             DuplexThen::End => Stepped::Ended,
-            DuplexThen::Wait { a_to_b, b_to_a } => {
-                if a_to_b == Some(Need::Turn) || b_to_a == Some(Need::Turn) {
+            DuplexThen::Wait { a_to_b: there, b_to_a: back } => {
+                for (need, side, direction) in
+                    [(there, a, Direction::AToB), (back, b, Direction::BToA)]
+                {
+                    if need == Some(Need::Drain)
+                        && let Some(errno) = side.pending_error()
+                    {
+                        self.duplex.source_failed(direction, errno.into());
+                        return Stepped::Ended;
+                    }
+                }
+                if there == Some(Need::Turn) || back == Some(Need::Turn) {
                     Stepped::Turn
                 } else {
                     Stepped::Wait

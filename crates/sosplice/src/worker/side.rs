@@ -87,17 +87,20 @@ impl Side {
         self.ready.set(Ready { read: true, write: true, always: true, ..Ready::default() });
     }
 
-    /// What is wrong with this side as a drain, seen without sending: its pending
-    /// error, or EPIPE where the connection is over.
-    pub(super) fn drain_failure(&self) -> Option<Errno> {
-        let ready = self.ready.get();
-        if !ready.error && !ready.dead {
+    /// The connection's pending error, if epoll has told of one. It is told once.
+    pub(super) fn pending_error(&self) -> Option<Errno> {
+        let mut ready = self.ready.get();
+        if !std::mem::take(&mut ready.error) {
             return None;
         }
-        match rustix::net::sockopt::socket_error(&self.fd) {
-            Ok(Err(errno)) => Some(errno),
-            _ => ready.dead.then_some(Errno::PIPE),
-        }
+        self.ready.set(ready);
+        rustix::net::sockopt::socket_error(&self.fd).ok().and_then(Result::err)
+    }
+
+    /// What is wrong with this side as a drain, seen without sending: its pending error,
+    /// or EPIPE where the connection is over.
+    pub(super) fn drain_failure(&self) -> Option<Errno> {
+        self.pending_error().or_else(|| self.ready.get().dead.then_some(Errno::PIPE))
     }
 
     /// Runs a read if the side may be readable.
