@@ -9,7 +9,10 @@ use std::thread;
 use std::time::Duration;
 use support::Relay;
 use support::pattern::Pattern;
-use support::peers::{Silent, accept, addr, connect, connect_with_buffer, finish, join, listener, listener_on, listener_with_buffer};
+use support::peers::{
+    Silent, accept, addr, connect, connect_with_buffer, finish, join, listener, listener_on,
+    listener_with_buffer,
+};
 
 const MIB: u64 = 1 << 20;
 

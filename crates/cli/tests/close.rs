@@ -12,7 +12,8 @@ use std::thread;
 use std::time::Duration;
 use support::pattern::{Ending, Pattern};
 use support::peers::{
-    accept, addr, connect_with_buffer, finish, join, join_known, listener, listener_with_buffer, reset,
+    accept, addr, connect_with_buffer, finish, join, join_known, listener, listener_with_buffer,
+    reset,
 };
 use support::{Descriptors, Relay, wait_until};
 
@@ -37,7 +38,8 @@ fn server_closes_at_once(engine: &str) {
     const THREADS: u64 = 4;
     const ROUNDS: u64 = 50;
     let len = |round: u64| {
-        [1, 1_448, 65_537, 300_000, 1_000_003, 2 * MIB + 17, 5 * MIB + 1][(round % 7) as usize] + round
+        [1, 1_448, 65_537, 300_000, 1_000_003, 2 * MIB + 17, 5 * MIB + 1][(round % 7) as usize]
+            + round
     };
     let upstream = listener();
     let relay = Relay::to(addr(&upstream), &["--engine", engine]);
@@ -322,7 +324,10 @@ fn a_client_that_leaves_stops_the_upstream() {
                 break error;
             }
         };
-        assert!(matches!(failed.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe), "{failed}");
+        assert!(
+            matches!(failed.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe),
+            "{failed}"
+        );
         relay.next_closed();
         drop(server);
         relay.wait_for_descriptors(before, 1);

@@ -10,7 +10,9 @@ use std::thread;
 use std::time::Duration;
 use support::Relay;
 use support::pattern::Pattern;
-use support::peers::{addr, connect_with_buffer, finish, join, join_known, listener, listener_with_buffer};
+use support::peers::{
+    addr, connect_with_buffer, finish, join, join_known, listener, listener_with_buffer,
+};
 
 const MIB: u64 = 1 << 20;
 const ENGINES: [&str; 3] = ["auto", "pipe", "copy"];
@@ -52,7 +54,11 @@ fn urgent_data_does_not_hang_the_flow() {
             finish(to);
             let closed = relay.next_closed();
             let in_band = sent.at();
-            assert_eq!((closed.up.max(closed.down), closed.cause.as_str()), (in_band, "eof"), "{engine}");
+            assert_eq!(
+                (closed.up.max(closed.down), closed.cause.as_str()),
+                (in_band, "eof"),
+                "{engine}"
+            );
         }
     }
 }
@@ -97,7 +103,10 @@ fn a_full_connection_costs_no_cpu() {
         Pattern::new(1).expect_whole(&server, up_len);
         Pattern::new(2).expect_whole(&client, down_len);
         let closed = relay.next_closed();
-        assert_eq!((closed.up, closed.down, closed.cause.as_str()), (up_len + 1, down_len + 1, "eof"));
+        assert_eq!(
+            (closed.up, closed.down, closed.cause.as_str()),
+            (up_len + 1, down_len + 1, "eof")
+        );
     }
 }
 
@@ -108,7 +117,8 @@ fn a_half_closed_connection_costs_no_cpu_and_lives_on() {
         let relay = Relay::to(addr(&upstream), &["--engine", engine, "--workers", "1"]);
         for client_first in [true, false] {
             let (client, server) = join_known(&relay, &upstream);
-            let (first, second) = if client_first { (&client, &server) } else { (&server, &client) };
+            let (first, second) =
+                if client_first { (&client, &server) } else { (&server, &client) };
             finish(first);
             Pattern::new(0).expect_end(second);
             relay.assert_rests("half closed");
@@ -157,10 +167,10 @@ fn splicing_is_not_silently_off() {
         let (client, server) = join(&relay, &upstream);
         thread::scope(|scope| {
             scope.spawn(|| {
-                Pattern::new(1).write(&client, 16 * MIB).unwrap();
+                Pattern::new(1).write(&client, 64 * MIB).unwrap();
                 finish(&client);
             });
-            Pattern::new(1).expect_whole(&server, 16 * MIB);
+            Pattern::new(1).expect_whole(&server, 64 * MIB);
         });
         drop(server);
         let closed = relay.next_closed();
@@ -179,9 +189,19 @@ fn more_full_flows_than_pipes_are_carried() {
         let target = addr(&upstream).to_string();
         let relay = Relay::start_after(
             "ulimit -n 80",
-            &["127.0.0.1:0", &target, "--workers", "1", "--engine", engine, "--max-connections", "24"],
+            &[
+                "127.0.0.1:0",
+                &target,
+                "--workers",
+                "1",
+                "--engine",
+                engine,
+                "--max-connections",
+                "24",
+            ],
         );
-        let clients: Vec<_> = (0..COUNT).map(|_| connect_with_buffer(relay.addr(), 64 * 1024)).collect();
+        let clients: Vec<_> =
+            (0..COUNT).map(|_| connect_with_buffer(relay.addr(), 64 * 1024)).collect();
         let servers: Vec<_> = (0..COUNT).map(|_| support::peers::accept(&upstream)).collect();
         thread::scope(|scope| {
             // All send the same, for the order of the two lists may differ.

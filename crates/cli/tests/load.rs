@@ -52,7 +52,8 @@ fn three_hundred_at_once_get_their_own_bytes() {
             });
         }
     });
-    let mut told: Vec<_> = (0..COUNT).map(|_| relay.next_closed()).map(|c| (c.up, c.down)).collect();
+    let mut told: Vec<_> =
+        (0..COUNT).map(|_| relay.next_closed()).map(|c| (c.up, c.down)).collect();
     told.sort_unstable();
     let sent: Vec<_> = (0..COUNT).map(|number| (len(number) + 8, len(number))).collect();
     assert_eq!(told, sent);

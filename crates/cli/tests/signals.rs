@@ -10,7 +10,9 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use support::pattern::Pattern;
-use support::peers::{accept, addr, connect, finish, join, join_known, listener, wait_until_refused};
+use support::peers::{
+    accept, addr, connect, finish, join, join_known, listener, wait_until_refused,
+};
 use support::{BINARY, Relay, wait_for_exit, wait_until};
 
 const MIB: u64 = 1 << 20;
@@ -19,7 +21,7 @@ const MIB: u64 = 1 << 20;
 fn drains(signal: Signal) {
     const LEN: u64 = 32 * MIB;
     let upstream = listener();
-    let mut relay = Relay::to(addr(&upstream), &["--workers", "2"]);
+    let mut relay = Relay::to(addr(&upstream), &["--workers", "2", "--drain-timeout=1h"]);
     let (client, server) = join_known(&relay, &upstream);
     let (mut up, mut down) = (Pattern::new(1), Pattern::new(2));
     thread::scope(|scope| {
@@ -83,7 +85,9 @@ fn drain_timeout_cuts_an_idle_connection() {
 #[test]
 fn a_second_signal_ends_at_once() {
     let upstream = listener();
-    for (first, second) in [(Signal::TERM, Signal::TERM), (Signal::INT, Signal::TERM), (Signal::TERM, Signal::INT)] {
+    for (first, second) in
+        [(Signal::TERM, Signal::TERM), (Signal::INT, Signal::TERM), (Signal::TERM, Signal::INT)]
+    {
         let mut relay = Relay::to(addr(&upstream), &["--drain-timeout=1h"]);
         let held = join_known(&relay, &upstream);
         relay.signal(first);
@@ -260,7 +264,7 @@ fn serves(child: &mut Guard, at: SocketAddr, upstream: &TcpListener) {
 #[test]
 fn sigterm_under_load_loses_no_byte() {
     let upstream = listener();
-    let mut relay = Relay::to(addr(&upstream), &["--workers", "2"]);
+    let mut relay = Relay::to(addr(&upstream), &["--workers", "2", "--drain-timeout=1h"]);
     let pairs: Vec<_> = (0..16).map(|_| join(&relay, &upstream)).collect();
     let (clients, servers): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
     // All send the same stream, for the order of the two lists may differ.

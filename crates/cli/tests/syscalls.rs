@@ -117,9 +117,8 @@ const WAITS: [&str; 4] = ["epoll_wait", "epoll_pwait", "epoll_pwait2", "poll"];
 const READS: [&str; 4] = ["recvfrom", "recvmsg", "read", "readv"];
 const WRITES: [&str; 4] = ["sendto", "sendmsg", "write", "writev"];
 /// Calls that a connection may need at its start and end, and none for its bytes.
-const NEVER_PER_BYTE: [&str; 8] = [
-    "epoll_ctl", "fcntl", "ioctl", "getsockopt", "timerfd_settime", "futex", "brk", "mmap",
-];
+const NEVER_PER_BYTE: [&str; 8] =
+    ["epoll_ctl", "fcntl", "ioctl", "getsockopt", "timerfd_settime", "futex", "brk", "mmap"];
 
 /// A relay with one connection on which bytes have gone both ways, and its trace.
 fn traced_connection(flags: &[&str]) -> Option<(Relay, Trace, TcpStream, TcpStream)> {
@@ -158,10 +157,14 @@ fn a_message_costs_one_wait_one_read_one_write() {
         let most = messages + messages / 10;
         for (what, names) in [("waits", &WAITS[..]), ("reads", &READS), ("writes", &WRITES)] {
             let count = counts.of(names);
-            assert!(count <= most, "{what} with {flags:?}: {count} for {messages} messages, {counts:?}");
+            assert!(
+                count <= most,
+                "{what} with {flags:?}: {count} for {messages} messages, {counts:?}"
+            );
             assert!(what == "waits" || count >= messages, "the trace missed {what}: {counts:?}");
         }
-        let rest = counts.of(&NEVER_PER_BYTE) + counts.of(&["splice", "shutdown", "pipe2", "close"]);
+        let rest =
+            counts.of(&NEVER_PER_BYTE) + counts.of(&["splice", "shutdown", "pipe2", "close"]);
         assert!(rest <= messages / 50, "other calls: {rest}, {counts:?}");
         drop(relay);
     }

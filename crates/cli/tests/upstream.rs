@@ -34,7 +34,10 @@ fn a_refused_upstream_resets_its_client_and_nobody_else() {
     match Pattern::new(1).write(&client, 10_000) {
         Ok(()) => expect_reset(&client),
         // The socket tells of the reset once, and the write was the first to ask.
-        Err(error) => assert!(matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe), "{error}"),
+        Err(error) => assert!(
+            matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe),
+            "{error}"
+        ),
     }
 }
 
@@ -136,7 +139,12 @@ fn round_robin_and_least_conn_spread_connections() {
     let targets = upstreams.each_ref().map(|upstream| addr(upstream).to_string());
     for balance in ["round-robin", "least-conn"] {
         let relay = Relay::start(&[
-            "127.0.0.1:0", &targets[0], &targets[1], &targets[2], "--balance", balance,
+            "127.0.0.1:0",
+            &targets[0],
+            &targets[1],
+            &targets[2],
+            "--balance",
+            balance,
         ]);
         let clients: Vec<_> = (0..9).map(|_| connect(relay.addr())).collect();
         for upstream in &upstreams {
@@ -152,14 +160,21 @@ fn a_source_stays_with_its_upstream() {
     let upstreams = [listener(), listener(), listener()];
     let targets = upstreams.each_ref().map(|upstream| addr(upstream).to_string());
     let relay = Relay::start(&[
-        "127.0.0.1:0", &targets[0], &targets[1], &targets[2], "--balance", "source",
+        "127.0.0.1:0",
+        &targets[0],
+        &targets[1],
+        &targets[2],
+        "--balance",
+        "source",
     ]);
     let mut chosen = Vec::new();
     for _ in 0..6 {
         let client = connect(relay.addr());
         finish(&client);
         let server = loop {
-            if let Some(upstream) = upstreams.iter().find(|upstream| support::peers::someone_waits(upstream)) {
+            if let Some(upstream) =
+                upstreams.iter().find(|upstream| support::peers::someone_waits(upstream))
+            {
                 break accept(upstream);
             }
             std::thread::yield_now();

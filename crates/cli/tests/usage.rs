@@ -36,7 +36,18 @@ fn fails(args: &[&str], code: i32, culprit: &str) {
 
 #[test]
 fn a_bad_listening_address_is_named() {
-    for bad in ["nonsense", "127.0.0.1", "127.0.0.1:99999", "127.0.0.1:http", "::1:80", ":70000", "[::1]", "localhost:80:80", "::", ":"] {
+    for bad in [
+        "nonsense",
+        "127.0.0.1",
+        "127.0.0.1:99999",
+        "127.0.0.1:http",
+        "::1:80",
+        ":70000",
+        "[::1]",
+        "localhost:80:80",
+        "::",
+        ":",
+    ] {
         fails(&["relay", bad, "127.0.0.1:1"], 2, bad);
     }
     fails(&["relay", "", "127.0.0.1:1"], 2, "LISTEN");
@@ -44,7 +55,17 @@ fn a_bad_listening_address_is_named() {
 
 #[test]
 fn a_bad_target_is_named() {
-    for bad in ["nonsense", "127.0.0.1", "127.0.0.1:99999", "host:http", ":80", "::1:80", "a host:80", "[::1]", "h/o:1"] {
+    for bad in [
+        "nonsense",
+        "127.0.0.1",
+        "127.0.0.1:99999",
+        "host:http",
+        ":80",
+        "::1:80",
+        "a host:80",
+        "[::1]",
+        "h/o:1",
+    ] {
         fails(&["relay", "127.0.0.1:0", bad], 2, bad);
         // Also behind a good one.
         fails(&["relay", "127.0.0.1:0", "127.0.0.1:1", bad], 2, bad);
@@ -119,7 +140,14 @@ fn more_connections_than_descriptors_are_refused_at_start() {
 
 #[test]
 fn help_and_version_are_no_errors() {
-    for args in [&["--help"][..], &["-h"], &["--version"], &["-V"], &["relay", "--help"], &["help", "relay"]] {
+    for args in [
+        &["--help"][..],
+        &["-h"],
+        &["--version"],
+        &["-V"],
+        &["relay", "--help"],
+        &["help", "relay"],
+    ] {
         let output = run(args);
         assert_eq!(output.status.code(), Some(0), "{args:?}");
         assert!(!output.stdout.is_empty() && output.stderr.is_empty(), "{args:?}");
@@ -128,8 +156,16 @@ fn help_and_version_are_no_errors() {
     assert_eq!(version, format!("sosplice {}\n", env!("CARGO_PKG_VERSION")));
     let help = String::from_utf8(run(&["relay", "--help"]).stdout).unwrap();
     for flag in [
-        "--max", "--idle", "--connect-timeout", "--drain-timeout", "--engine", "--workers",
-        "--busy-poll-us", "--max-connections", "--balance", "--json",
+        "--max",
+        "--idle",
+        "--connect-timeout",
+        "--drain-timeout",
+        "--engine",
+        "--workers",
+        "--busy-poll-us",
+        "--max-connections",
+        "--balance",
+        "--json",
     ] {
         assert!(help.contains(flag), "{flag} is not in the help");
     }

@@ -132,7 +132,9 @@ impl Relay {
         let mut relay = Self { child, addr, log, pending: RefCell::default() };
         relay.addr = relay.next("listening")["addr"].as_str().unwrap().parse().unwrap();
         // The listeners are bound before the line; the handlers come after it.
-        wait_until("the relay catches signals", || relay.catches(Signal::TERM) && relay.catches(Signal::INT));
+        wait_until("the relay catches signals", || {
+            relay.catches(Signal::TERM) && relay.catches(Signal::INT)
+        });
         relay
     }
 
@@ -160,7 +162,10 @@ impl Relay {
                     panic!("watchdog: no line {message:?}, but {:?}", self.pending.borrow());
                 }
                 Err(RecvTimeoutError::Disconnected) => {
-                    panic!("the relay ended without a line {message:?}: {:?}", self.pending.borrow());
+                    panic!(
+                        "the relay ended without a line {message:?}: {:?}",
+                        self.pending.borrow()
+                    );
                 }
             }
         }
@@ -176,8 +181,11 @@ impl Relay {
     #[track_caller]
     pub fn next_closed(&self) -> Closed {
         let line = self.next("connection closed");
-        let number = |name: &str| line[name].as_u64().unwrap_or_else(|| panic!("no {name} in {line}"));
-        let text = |name: &str| line[name].as_str().unwrap_or_else(|| panic!("no {name} in {line}")).to_owned();
+        let number =
+            |name: &str| line[name].as_u64().unwrap_or_else(|| panic!("no {name} in {line}"));
+        let text = |name: &str| {
+            line[name].as_str().unwrap_or_else(|| panic!("no {name} in {line}")).to_owned()
+        };
         let closed = Closed {
             client: text("client"),
             upstream: text("upstream"),
@@ -225,7 +233,10 @@ impl Relay {
             || now.others != before.others
             || now.pipe_ends > before.pipe_ends + 2 * pipes
         {
-            assert!(Instant::now() < deadline, "{now:?} left, {before:?} and {pipes} pipes expected");
+            assert!(
+                Instant::now() < deadline,
+                "{now:?} left, {before:?} and {pipes} pipes expected"
+            );
             std::thread::sleep(LOOK_AGAIN);
             now = self.descriptors();
         }

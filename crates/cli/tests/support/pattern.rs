@@ -77,7 +77,12 @@ impl Pattern {
     }
 
     /// Writes up to `len` bytes, and no more once the peer took none for `patience`.
-    pub fn write_until_full(&mut self, mut to: &TcpStream, len: u64, patience: Duration) -> io::Result<()> {
+    pub fn write_until_full(
+        &mut self,
+        mut to: &TcpStream,
+        len: u64,
+        patience: Duration,
+    ) -> io::Result<()> {
         let before = to.write_timeout()?;
         to.set_write_timeout(Some(patience))?;
         let end = self.at.saturating_add(len);
@@ -119,7 +124,10 @@ impl Pattern {
             match self.read(from, &mut buffer[..room]) {
                 Ok(0) => panic!("the stream {} ended after {} of {end} bytes", self.seed, self.at),
                 Ok(_) => {}
-                Err(error) => panic!("the stream {} failed after {} of {end} bytes: {error}", self.seed, self.at),
+                Err(error) => panic!(
+                    "the stream {} failed after {} of {end} bytes: {error}",
+                    self.seed, self.at
+                ),
             }
             if !rest.is_zero() {
                 std::thread::sleep(rest);
@@ -142,7 +150,12 @@ impl Pattern {
                 Ok(0) => return Ending::Eof,
                 Ok(_) => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    panic!("watchdog: no end of the stream {} ({} bytes, then {} more)", self.seed, before, self.at - before);
+                    panic!(
+                        "watchdog: no end of the stream {} ({} bytes, then {} more)",
+                        self.seed,
+                        before,
+                        self.at - before
+                    );
                 }
                 Err(error) => return Ending::Failed(error.kind()),
             }
