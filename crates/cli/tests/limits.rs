@@ -199,13 +199,13 @@ impl Exhausted {
         let upstream = listener();
         let relay = Relay::to(addr(&upstream), &["--workers", "1"]);
         let before = descriptors_without_connections(&relay, &upstream);
-        relay.leave_descriptors(free);
         let mut this = Self { relay, upstream, before, served: Vec::new(), waiting: Vec::new() };
         this.exhaust(free);
         this
     }
 
     fn exhaust(&mut self, free: u64) {
+        self.relay.leave_descriptors(free);
         self.served = (0..free / 2).map(|_| join_known(&self.relay, &self.upstream)).collect();
         self.waiting = (0..20).map(|_| connect(self.relay.addr())).collect();
         self.relay.next(PAUSED);
@@ -232,6 +232,8 @@ fn running_out_of_descriptors_pauses_and_recovers() {
         state.served.clear();
         state.waiting.clear();
         state.relay.next("accepting again");
+        // With room for all, so that the next client is not turned away with them.
+        state.relay.limit_descriptors(1_000);
         // One worker takes its clients in their order: when the next one is served, those
         // who waited are gone, served or not. Their connections may come through first.
         let mut last = connect(state.relay.addr());
