@@ -167,10 +167,10 @@ fn splicing_is_not_silently_off() {
         let (client, server) = join(&relay, &upstream);
         thread::scope(|scope| {
             scope.spawn(|| {
-                Pattern::new(1).write(&client, 16 * MIB).unwrap();
+                Pattern::new(1).write(&client, 64 * MIB).unwrap();
                 finish(&client);
             });
-            Pattern::new(1).expect_whole(&server, 16 * MIB);
+            Pattern::new(1).expect_whole(&server, 64 * MIB);
         });
         drop(server);
         let closed = relay.next_closed();

@@ -149,14 +149,9 @@ impl Silent {
     /// Waits until somebody's SYN to it is out.
     #[track_caller]
     pub fn wait_for_syn(&self) {
-        let port = format!(":{:04X}", self.addr().port());
+        let port = self.addr().port();
         wait_until("the relay tries to connect", || {
-            let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
-            // Columns: number, local address, remote address, state (02 is SYN-SENT).
-            table
-                .lines()
-                .map(|line| line.split_whitespace().collect::<Vec<_>>())
-                .any(|row| row.len() > 3 && row[2].ends_with(&port) && row[3] == "02")
+            in_table(|_, remote, state| state == "02" && remote == port)
         });
     }
 
@@ -182,14 +177,25 @@ impl Refusing {
     }
 }
 
-/// Waits until the address takes no new connection. One that was taken between the
-/// signal and the end of the listener may be reset.
+/// Waits until nobody listens there any more, and sees a connection refused. Trying again
+/// and again to connect instead would leave a connection behind that came in time.
+#[track_caller]
 pub fn wait_until_refused(addr: SocketAddr) {
-    wait_until("new connections are refused", || match TcpStream::connect(addr) {
-        Ok(_) => false,
-        Err(error) => {
-            error.kind() == ErrorKind::ConnectionRefused
-                || error.kind() == ErrorKind::ConnectionReset
-        }
+    wait_until("nobody listens any more", || {
+        !in_table(|local, _, state| state == "0A" && local == addr.port())
     });
+    let error = TcpStream::connect(addr).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+}
+
+/// Whether the kernel has a TCP socket over IPv4 with such a local port, remote port and
+/// state (02 is SYN-SENT, 0A is LISTEN).
+fn in_table(wanted: impl Fn(u16, u16, &str) -> bool) -> bool {
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    table.lines().skip(1).any(|line| {
+        let row: Vec<&str> = line.split_whitespace().collect();
+        let port =
+            |address: &str| u16::from_str_radix(address.rsplit(':').next().unwrap(), 16).unwrap();
+        wanted(port(row[1]), port(row[2]), row[3])
+    })
 }
