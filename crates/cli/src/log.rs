@@ -34,6 +34,9 @@ impl Flags {
         };
         let log = tracing_subscriber::fmt()
             .with_max_level(level)
+            // A stderr that nobody reads any more is no reason to stop: the layer would report
+            // a failed write to stderr, and die of that.
+            .log_internal_errors(false)
             .with_target(false)
             .with_ansi(std::io::stderr().is_terminal())
             .with_writer(std::io::stderr);

@@ -46,6 +46,9 @@ pub enum Error {
         /// What the kernel said.
         source: io::Error,
     },
+    /// No worker is left; each has logged its reason.
+    #[error("every worker has failed, see the log")]
+    WorkersFailed,
     /// The built-in origin cannot listen on loopback.
     #[error("cannot start the built-in origin: {source}")]
     Origin {

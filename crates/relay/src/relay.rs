@@ -5,12 +5,14 @@ use crate::error::Error;
 use crate::upstream::{Balance, Pool, Target};
 use crate::{listener, worker};
 use sosplice::Limits;
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 
 /// What a relay is to do.
@@ -84,6 +86,26 @@ pub struct Relay {
     stage: watch::Sender<Stage>,
     threads: Vec<JoinHandle<()>>,
     drain_timeout: Duration,
+    signals: Signals,
+}
+
+/// SIGTERM and SIGINT, and the runtime that they are delivered to.
+#[derive(Debug)]
+struct Signals {
+    runtime: Runtime,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn catch() -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let context = runtime.enter();
+        let terminate = signal(SignalKind::terminate())?;
+        let interrupt = signal(SignalKind::interrupt())?;
+        drop(context);
+        Ok(Self { runtime, terminate, interrupt })
+    }
 }
 
 impl Relay {
@@ -93,6 +115,8 @@ impl Relay {
     /// A target that does not resolve, an address that cannot be had, a thread that the
     /// kernel refuses.
     pub fn start(config: Config) -> Result<Self, Error> {
+        // Before anybody can connect: a signal from then on is an orderly end.
+        let signals = Signals::catch().map_err(|source| Error::Signals { source })?;
         let addrs = config.targets.iter().map(Target::resolve).collect::<Result<Vec<_>, _>>()?;
         let workers = config.workers.max(1);
         let budget = budget(&config, workers)?;
@@ -113,8 +137,14 @@ impl Relay {
         });
         let (stage, _) = watch::channel(Stage::Running);
         let common = (!addrs.is_empty()).then(|| Arc::new(Pool::new(addrs, config.balance)));
-        let mut relay =
-            Self { addr, shared, stage, threads: Vec::new(), drain_timeout: config.drain_timeout };
+        let mut relay = Self {
+            addr,
+            shared,
+            stage,
+            threads: Vec::new(),
+            drain_timeout: config.drain_timeout,
+            signals,
+        };
         for (number, listener) in listeners.into_iter().enumerate() {
             // Each worker serves an origin of its own, on its own thread, so that what
             // the origin tells of a connection is up to date.
@@ -148,20 +178,15 @@ impl Relay {
     /// at most for the drain time. A second signal ends at once.
     ///
     /// # Errors
-    /// [`Error::Signals`] where signals cannot be caught.
+    /// [`Error::WorkersFailed`] when none is left; each has logged why.
     pub fn run(self) -> Result<(), Error> {
-        let signals = |source| Error::Signals { source };
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(signals)?;
-        let Self { stage, threads, drain_timeout, shared, .. } = self;
+        let Self { stage, threads, drain_timeout, shared, signals, .. } = self;
+        let Signals { runtime, mut terminate, mut interrupt } = signals;
         runtime.block_on(async {
-            let mut terminate = signal(SignalKind::terminate()).map_err(signals)?;
-            let mut interrupt = signal(SignalKind::interrupt()).map_err(signals)?;
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
-                // Every worker has failed and said why.
-                () = stage.closed() => return Ok::<_, Error>(()),
+                () = stage.closed() => return Err(Error::WorkersFailed),
             }
             tracing::info!("stopping: accepting no more, waiting for running sessions");
             let _ = stage.send(Stage::Draining);
@@ -206,7 +231,7 @@ fn budget(config: &Config, workers: usize) -> Result<Budget, Error> {
 }
 
 /// A listener on loopback for the built-in origin.
-fn origin() -> std::io::Result<(TcpListener, SocketAddr)> {
+fn origin() -> io::Result<(TcpListener, SocketAddr)> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     listener.set_nonblocking(true)?;
     let addr = listener.local_addr()?;
