@@ -156,6 +156,35 @@ fn a_message_waits_for_no_other() {
     }
 }
 
+/// A request in two writes: in a conversation the second write meets the delayed
+/// acknowledgement of the first, and Nagle's algorithm would hold it for 40 ms.
+#[test]
+fn the_second_half_of_a_request_waits_for_no_acknowledgement() {
+    for engine in ENGINES {
+        let upstream = listener();
+        let relay = Relay::to(addr(&upstream), &["--engine", engine]);
+        let (client, server) = join_known(&relay, &upstream);
+        for (asks, answers) in [(&client, &server), (&server, &client)] {
+            let (mut request, mut seen) = (Pattern::new(1), Pattern::new(1));
+            let (mut answer, mut told) = (Pattern::new(2), Pattern::new(2));
+            let mut times: Vec<Duration> = (0..100)
+                .map(|_| {
+                    let began = std::time::Instant::now();
+                    for _ in 0..2 {
+                        request.write(asks, 100).unwrap();
+                        seen.expect(answers, 100);
+                    }
+                    answer.write(answers, 100).unwrap();
+                    told.expect(asks, 100);
+                    began.elapsed()
+                })
+                .collect();
+            times.sort_unstable();
+            assert!(times[50] < Duration::from_millis(20), "{engine}: {:?}", times[50]);
+        }
+    }
+}
+
 /// Where nothing else is asked for, bytes are spliced: others had it off by default, or
 /// by an unlucky limit, and nobody noticed.
 #[test]
