@@ -7,13 +7,15 @@ mod support;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::thread;
+use std::time::Duration;
 use support::pattern::Pattern;
 use support::peers::{
     accept, addr, connect, descriptors_without_connections, finish, join, join_known, listener,
 };
 use support::{Relay, raise_descriptor_limit, skip};
 
-const MIB: u64 = 1 << 20;
+/// A connection on which nothing more could be sent for so long is full.
+const FULL: Duration = Duration::from_millis(150);
 
 /// All are open before the first byte moves, and each has streams of its own, so that
 /// bytes given to the wrong connection are seen.
@@ -112,14 +114,21 @@ fn idle_connections_hold_no_pipe_and_cost_no_cpu() {
     let relay = Relay::to(addr(&upstream), &["--workers", "1"]);
     let before = descriptors_without_connections(&relay, &upstream);
     let idle: Vec<_> = (0..COUNT).map(|_| join_known(&relay, &upstream)).collect();
-    // Bulk on fifty of them at a time, so that the relay holds more pipes than it keeps.
-    for group in idle.chunks(50).take(2) {
-        thread::scope(|scope| {
-            for (client, server) in group {
-                scope.spawn(|| Pattern::new(1).write(client, 2 * MIB).unwrap());
-                scope.spawn(|| Pattern::new(1).expect(server, 2 * MIB));
-            }
-        });
+    // So many stand full at a time that the relay holds more pipes than it keeps.
+    let full = &idle[..2 * POOL];
+    let written: Vec<u64> = thread::scope(|scope| {
+        let fill = |client| {
+            let mut sent = Pattern::new(1);
+            sent.write_until_full(client, u64::MAX, FULL).unwrap();
+            sent.at()
+        };
+        let fillers: Vec<_> = full.iter().map(|pair| scope.spawn(move || fill(&pair.0))).collect();
+        fillers.into_iter().map(|filler| filler.join().unwrap()).collect()
+    });
+    let held = relay.descriptors().pipe_ends - before.pipe_ends;
+    assert!(held > 2 * POOL, "too few pipes were held to see one kept: {held} ends");
+    for ((_, server), len) in full.iter().zip(written) {
+        Pattern::new(1).expect(server, len);
     }
     let now = relay.descriptors();
     assert_eq!(now.sockets, before.sockets + 2 * COUNT);
