@@ -1,8 +1,9 @@
 //! Where sessions go: the targets, how one is chosen, and the connect.
 
 use crate::error::Error;
-use rustix::fd::OwnedFd;
+use rustix::fd::{AsFd, OwnedFd};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use socket2::SockRef;
 use sosplice::sys::Kind;
 use sosplice::tokio::Registered;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -188,9 +189,7 @@ impl Unconnected {
     /// What connect(2) answers, at once or later (SO_ERROR).
     pub(crate) async fn connect(self, addr: SocketAddr) -> io::Result<Registered> {
         let Self { fd, .. } = self.of(addr)?;
-        sockopt::set_tcp_nodelay(&fd, true)?;
-        // A peer that vanished is found in the end, and its session with it.
-        sockopt::set_socket_keepalive(&fd, true)?;
+        set_options(&fd)?;
         match rustix::net::connect(&fd, &addr) {
             Ok(()) => return Registered::with_kind(fd, Kind::Tcp),
             Err(rustix::io::Errno::INPROGRESS) => {}
@@ -212,6 +211,23 @@ impl Unconnected {
         drop(self);
         Self::new(addr)
     }
+}
+
+/// Bytes that may wait unsent in one socket of the relay (TCP_NOTSENT_LOWAT). Without it
+/// megabytes queue up before a slow peer: memory, and delay for what comes behind; and
+/// what was queued long ago has left the caches when it is sent.
+const UNSENT_BYTES: u32 = 192 * 1024;
+
+/// What every TCP socket of a session has.
+pub(crate) fn set_options<Fd: AsFd>(socket: &Fd) -> io::Result<()> {
+    let socket = SockRef::from(socket);
+    // What came in one piece is not held back for the next.
+    socket.set_tcp_nodelay(true)?;
+    // A peer that vanished is found in the end, and its session with it.
+    socket.set_keepalive(true)?;
+    // Only speed: a kernel that refuses it is none to stop for.
+    let _ = socket.set_tcp_notsent_lowat(UNSENT_BYTES);
+    Ok(())
 }
 
 fn family(addr: SocketAddr) -> AddressFamily {
