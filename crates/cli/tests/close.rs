@@ -360,3 +360,49 @@ fn clients_that_reset_under_load_do_not_kill_the_relay() {
         Pattern::new(3).expect(&server, 1_000);
     }
 }
+
+/// What the relay has sent to a slow client is still on its way when the upstream resets:
+/// the reset that the client must learn of may not throw it away.
+#[test]
+fn an_answer_before_a_reset_arrives_whole() {
+    const LEN: u64 = 100_000;
+    let upstream = listener();
+    let relay = Relay::to(addr(&upstream), &[]);
+    let client = connect_with_buffer(relay.addr(), 4_096);
+    let server = accept(&upstream);
+    Pattern::new(1).write(&server, LEN).unwrap();
+    let relay_end = server.peer_addr().unwrap().port();
+    wait_until("the relay has taken the answer", || {
+        unread(relay_end) == Some(0) && unsent(server.local_addr().unwrap().port()) == Some(0)
+    });
+    reset(server);
+    let closed = relay.next_closed();
+    assert_eq!(closed.down, LEN);
+    let mut seen = Pattern::new(1);
+    seen.expect(&client, LEN);
+    assert_eq!(seen.expect_to_end(&client), Ending::Failed(ErrorKind::ConnectionReset));
+}
+
+/// The queues of the IPv4 connection from a local port: sent and not acknowledged, arrived
+/// and not read, in bytes (/proc/net/tcp).
+fn queues(local_port: u16) -> Option<(u64, u64)> {
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let local = format!(":{local_port:04X}");
+    let established = |line: &&str| {
+        let mut fields = line.split_whitespace().skip(1);
+        fields.next().is_some_and(|address| address.ends_with(&local))
+            && fields.nth(1).is_some_and(|state| state == "01")
+    };
+    let line = table.lines().find(established)?;
+    let (sent, arrived) = line.split_whitespace().nth(4)?.split_once(':')?;
+    let number = |hex| u64::from_str_radix(hex, 16).ok();
+    Some((number(sent)?, number(arrived)?))
+}
+
+fn unsent(local_port: u16) -> Option<u64> {
+    queues(local_port).map(|(sent, _)| sent)
+}
+
+fn unread(local_port: u16) -> Option<u64> {
+    queues(local_port).map(|(_, arrived)| arrived)
+}

@@ -6,12 +6,12 @@ use crate::worker::Worker;
 use rustix::fd::OwnedFd;
 use sosplice::sys::{self, Kind};
 use sosplice::tokio::{Both, Registered};
-use sosplice::{BothEnds, Carried, OnMax};
+use sosplice::{BothEnds, Carried, Cause, OnMax};
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// A client, and the socket that is to take it to its upstream.
 pub(crate) struct Accepted {
@@ -63,7 +63,7 @@ pub(crate) async fn run(worker: Arc<Worker>, client: Accepted) {
         done.unwrap_or(std::task::Poll::Ready(()))
     })
     .await;
-    session.end();
+    session.end().await;
 }
 
 /// The first upstream that answers, in the order of the balance; none resets the
@@ -121,14 +121,22 @@ impl Session<'_> {
     }
 
     /// Both directions are done. A failure on one side becomes a reset on the other, so
-    /// that its peer does not take a cut stream for a whole one.
-    fn end(&mut self) {
+    /// that its peer does not take a cut stream for a whole one; but first that peer gets
+    /// what was sent to it, which a reset would throw away.
+    async fn end(&mut self) {
         let Some(both) = self.both.take() else { return };
         let ends = both.into_ends();
-        if ends.a_to_b.cause.os_error().is_some() || ends.b_to_a.cause.os_error().is_some() {
+        self.account(&ends, &ends.cause());
+        let (client_failed, upstream_failed) = failed_sides(&ends);
+        if client_failed || upstream_failed {
             self.reset();
         }
-        self.account(&ends, &ends.cause());
+        let settle = match (client_failed, upstream_failed) {
+            (true, false) => self.upstream,
+            (false, true) => self.client,
+            _ => return,
+        };
+        settled(settle).await;
     }
 
     fn reset(&self) {
@@ -157,6 +165,34 @@ impl Session<'_> {
         );
     }
 }
+
+/// Which of client and upstream failed.
+fn failed_sides(ends: &BothEnds) -> (bool, bool) {
+    let side = |source: Cause, drain: Cause| {
+        matches!(source, Cause::SourceError(_))
+            || matches!(drain, Cause::DrainError(_) | Cause::DrainClosed)
+    };
+    let (up, down) = (ends.a_to_b.cause, ends.b_to_a.cause);
+    (side(up, down), side(down, up))
+}
+
+/// Waits until the peer has everything, or takes nothing more for [`SETTLE`].
+async fn settled(socket: &Registered) {
+    let (mut left, mut since) = (usize::MAX, Instant::now());
+    loop {
+        match sys::unacknowledged(socket) {
+            Ok(0) | Err(_) => return,
+            Ok(now) if now < left => (left, since) = (now, Instant::now()),
+            Ok(_) if since.elapsed() >= SETTLE => return,
+            Ok(_) => {}
+        }
+        tokio::time::sleep(SETTLE_PAUSE).await;
+    }
+}
+
+/// A peer that acknowledges nothing for so long is not waited for before its reset.
+const SETTLE: Duration = Duration::from_secs(5);
+const SETTLE_PAUSE: Duration = Duration::from_millis(10);
 
 impl Drop for Session<'_> {
     /// Still joined: the relay ends and cuts it, and both peers are to know.

@@ -117,8 +117,12 @@ impl Worker {
                     }
                 }
                 // The client gave up before it was accepted, or its network failed:
-                // accept(2) reports such errors of the connection as its own.
-                Err(error) => tracing::debug!(%error, "accept"),
+                // accept(2) reports such errors of the connection as its own. The pause is
+                // against one that stays.
+                Err(error) => {
+                    tracing::debug!(%error, "accept");
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
             }
         }
     }

@@ -13,4 +13,4 @@ mod sockopt;
 pub use pipe::Pipe;
 pub(crate) use signal::{HoldSigpipe, block_all};
 pub use socket::{Kind, Put, Take, drain, fill, is_listening, kind, recv, send};
-pub use sockopt::{LowWater, reset_on_close, shutdown_write};
+pub use sockopt::{LowWater, reset_on_close, shutdown_write, unacknowledged};

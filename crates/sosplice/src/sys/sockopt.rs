@@ -97,3 +97,22 @@ pub fn shutdown_write<Fd: AsFd>(fd: Fd) -> Result<()> {
 pub fn reset_on_close<Fd: AsFd>(fd: Fd) -> Result<()> {
     sockopt::set_socket_linger(fd, Some(Duration::ZERO))
 }
+
+/// Bytes that a TCP socket has taken and its peer has not acknowledged (SIOCOUTQ, tcp(7)).
+///
+/// # Errors
+/// What ioctl(2) says.
+#[allow(unsafe_code, reason = "rustix has no name for SIOCOUTQ")]
+pub fn unacknowledged<Fd: AsFd>(fd: Fd) -> Result<usize> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the call writes one int, which is live. SIOCOUTQ is TIOCOUTQ for sockets.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_ioctl,
+            fd.as_fd().as_raw_fd(),
+            libc::TIOCOUTQ,
+            &raw mut bytes,
+        )
+    };
+    if done == 0 { Ok(usize::try_from(bytes).unwrap_or(0)) } else { Err(last()) }
+}
