@@ -213,11 +213,6 @@ impl Unconnected {
     }
 }
 
-/// Bytes that may wait unsent in one socket of the relay (TCP_NOTSENT_LOWAT). Without it
-/// megabytes queue up before a slow peer: memory, and delay for what comes behind; and
-/// what was queued long ago has left the caches when it is sent.
-const UNSENT_BYTES: u32 = 192 * 1024;
-
 /// What every TCP socket of a session has.
 pub(crate) fn set_options<Fd: AsFd>(socket: &Fd) -> io::Result<()> {
     let socket = SockRef::from(socket);
@@ -225,8 +220,6 @@ pub(crate) fn set_options<Fd: AsFd>(socket: &Fd) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     // A peer that vanished is found in the end, and its session with it.
     socket.set_keepalive(true)?;
-    // Only speed: a kernel that refuses it is none to stop for.
-    let _ = socket.set_tcp_notsent_lowat(UNSENT_BYTES);
     Ok(())
 }
 

@@ -107,12 +107,7 @@ pub fn unacknowledged<Fd: AsFd>(fd: Fd) -> Result<usize> {
     let mut bytes: libc::c_int = 0;
     // SAFETY: the call writes one int, which is live. SIOCOUTQ is TIOCOUTQ for sockets.
     let done = unsafe {
-        libc::syscall(
-            libc::SYS_ioctl,
-            fd.as_fd().as_raw_fd(),
-            libc::TIOCOUTQ,
-            &raw mut bytes,
-        )
+        libc::syscall(libc::SYS_ioctl, fd.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes)
     };
     if done == 0 { Ok(usize::try_from(bytes).unwrap_or(0)) } else { Err(last()) }
 }
