@@ -63,7 +63,10 @@ pub(crate) async fn run(worker: Arc<Worker>, client: Accepted) {
         done.unwrap_or(std::task::Poll::Ready(()))
     })
     .await;
-    session.end().await;
+    if let Some(healthy) = session.end() {
+        // In a box: most sessions end without it.
+        Box::pin(settled(healthy)).await;
+    }
 }
 
 /// The first upstream that answers, in the order of the balance; none resets the
@@ -121,22 +124,20 @@ impl Session<'_> {
     }
 
     /// Both directions are done. A failure on one side becomes a reset on the other, so
-    /// that its peer does not take a cut stream for a whole one; but first that peer gets
-    /// what was sent to it, which a reset would throw away.
-    async fn end(&mut self) {
-        let Some(both) = self.both.take() else { return };
-        let ends = both.into_ends();
+    /// that its peer does not take a cut stream for a whole one; but first that peer, whose
+    /// socket is returned, gets what was sent to it, which a reset would throw away.
+    fn end(&mut self) -> Option<&Registered> {
+        let ends = self.both.take()?.into_ends();
         self.account(&ends, &ends.cause());
         let (client_failed, upstream_failed) = failed_sides(&ends);
         if client_failed || upstream_failed {
             self.reset();
         }
-        let settle = match (client_failed, upstream_failed) {
-            (true, false) => self.upstream,
-            (false, true) => self.client,
-            _ => return,
-        };
-        settled(settle).await;
+        match (client_failed, upstream_failed) {
+            (true, false) => Some(self.upstream),
+            (false, true) => Some(self.client),
+            _ => None,
+        }
     }
 
     fn reset(&self) {
