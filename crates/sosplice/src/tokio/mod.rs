@@ -209,7 +209,7 @@ impl<'s, A: Socket + ?Sized, B: Socket + ?Sized> Both<'s, A, B> {
         self.duplex.unsplice();
     }
 
-    /// How both directions ended; one that had not is [`Cause::Unspliced`](crate::Cause::Unspliced).
+    /// How both directions ended; one that had not is [`Cause::Unspliced`].
     #[must_use]
     pub fn into_ends(self) -> BothEnds {
         self.duplex.into_ends()
