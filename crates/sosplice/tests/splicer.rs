@@ -355,3 +355,44 @@ fn dropping_the_splicer_tells_every_handle() {
     assert_eq!(splice.unsplice().cause, Cause::Unspliced);
     assert!(!is_nonblocking(&source) && !is_nonblocking(&drain));
 }
+
+/// Fills everything between a source and its drain, whose far end does not read.
+fn fill(mut peer: &TcpStream, splice_takes: impl Fn() -> u64) {
+    peer.set_nonblocking(true).unwrap();
+    let mut last = (u64::MAX, 0);
+    // Full when neither the peer nor the splice got rid of anything for a while.
+    loop {
+        let mut wrote = 0;
+        while let Ok(count) = peer.write(&[1; 65536]) {
+            wrote += count;
+        }
+        let now = (splice_takes(), wrote);
+        if wrote == 0 && now.0 == last.0 {
+            return;
+        }
+        last = now;
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn a_reset_source_is_seen_behind_a_full_drain() {
+    // The direction waits for room and does not read: no call would meet the reset.
+    let splicer = Splicer::with_workers(1).unwrap();
+    for engine in [EngineChoice::Pipe, EngineChoice::Copy] {
+        let limits = Limits { engine, ..Limits::default() };
+        let (peer, source, drain, _far) = chain();
+        let splice = splicer.splice(&source, &drain, limits).unwrap();
+        fill(&peer, || splice.transferred());
+        reset(peer);
+        assert!(matches!(splice.wait().cause, Cause::SourceError(error) if error.raw() == 104));
+
+        let (peer, a, b, _far) = chain();
+        let both = splicer.splice_both(&a, &b, limits).unwrap();
+        fill(&peer, || both.carried().0.total());
+        reset(peer);
+        let ends = both.wait();
+        assert!(matches!(ends.a_to_b.cause, Cause::SourceError(_)), "{:?}", ends.a_to_b.cause);
+        assert!(matches!(ends.b_to_a.cause, Cause::DrainError(_)), "{:?}", ends.b_to_a.cause);
+    }
+}
