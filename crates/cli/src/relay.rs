@@ -3,7 +3,7 @@
 use crate::log;
 use sosplice_relay::{Balance, Config, Error, Relay, Target};
 use std::io::Write;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -22,11 +22,11 @@ pub struct Args {
     max: Option<u64>,
 
     /// End a connection when nothing moved either way for so long (as 90s, 5m)
-    #[arg(long, value_name = "TIME", value_parser = time)]
+    #[arg(long, value_name = "TIME", value_parser = time_limit)]
     idle: Option<Duration>,
 
     /// Give up on an upstream that does not answer for so long
-    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = time)]
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = time_limit)]
     connect_timeout: Duration,
 
     /// After SIGTERM let running connections go on for at most so long
@@ -79,27 +79,52 @@ enum Policy {
 }
 
 fn listen(text: &str) -> Result<SocketAddr, String> {
-    if let Some(port) = text.strip_prefix(':') {
+    if let Some(port) = text.strip_prefix(':')
+        && !port.contains(':')
+    {
         let port = port.parse().map_err(|_| format!("'{port}' is not a port (0 to 65535)"))?;
-        return Ok(SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port));
+        // Both families where there are two.
+        let any: IpAddr = if UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).is_ok() {
+            Ipv6Addr::UNSPECIFIED.into()
+        } else {
+            Ipv4Addr::UNSPECIFIED.into()
+        };
+        return Ok(SocketAddr::new(any, port));
     }
     text.parse().map_err(|_| "not ADDRESS:PORT (as 127.0.0.1:8080, [::1]:8080 or :8080)".to_owned())
 }
 
 fn bytes(text: &str) -> Result<u64, String> {
-    text.parse::<bytesize::ByteSize>()
-        .map(|size| size.as_u64())
-        .map_err(|_| "not a number of bytes (as 1000, 10MB, 1GiB)".to_owned())
+    let wrong = || "not a number of bytes (as 1000, 10MB, 1GiB)".to_owned();
+    match text.parse::<bytesize::ByteSize>().map_err(|_| wrong())?.as_u64() {
+        0 => {
+            Err("0 would end every connection at once: leave the flag out for no limit".to_owned())
+        }
+        // What is larger than the type comes out as its end.
+        u64::MAX if text != u64::MAX.to_string() => Err(wrong()),
+        bytes => Ok(bytes),
+    }
 }
 
 fn time(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|_| "not a time (as 500ms, 90s, 5m)".to_owned())
 }
 
+/// A limit on time, which zero would not be.
+fn time_limit(text: &str) -> Result<Duration, String> {
+    match time(text)? {
+        Duration::ZERO => Err("0 would end every connection at once".to_owned()),
+        time => Ok(time),
+    }
+}
+
 /// Runs `sosplice relay`.
 pub fn run(args: Args) -> ExitCode {
-    args.log.start();
-    match start(args).and_then(Relay::run) {
+    let log = args.log.start();
+    let end = start(args).and_then(Relay::run);
+    // The log first, so that the error is the last word.
+    drop(log);
+    match end {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Nobody is left to tell if stderr is gone.

@@ -12,8 +12,8 @@ use std::thread;
 use std::time::Duration;
 use support::pattern::{Ending, Pattern};
 use support::peers::{
-    accept, addr, connect_with_buffer, finish, join, join_known, listener, listener_with_buffer,
-    reset,
+    ESTABLISHED, accept, addr, connect_with_buffer, finish, join, join_known, listener,
+    listener_with_buffer, queues, reset,
 };
 use support::{Descriptors, Relay, wait_until};
 
@@ -373,7 +373,9 @@ fn an_answer_before_a_reset_arrives_whole() {
     Pattern::new(1).write(&server, LEN).unwrap();
     let relay_end = server.peer_addr().unwrap().port();
     wait_until("the relay has taken the answer", || {
-        unread(relay_end) == Some(0) && unsent(server.local_addr().unwrap().port()) == Some(0)
+        let unread = queues(relay_end, ESTABLISHED).map(|(_, arrived)| arrived);
+        let unsent = queues(addr(&upstream).port(), ESTABLISHED).map(|(sent, _)| sent);
+        (unread, unsent) == (Some(0), Some(0))
     });
     reset(server);
     let closed = relay.next_closed();
@@ -381,28 +383,4 @@ fn an_answer_before_a_reset_arrives_whole() {
     let mut seen = Pattern::new(1);
     seen.expect(&client, LEN);
     assert_eq!(seen.expect_to_end(&client), Ending::Failed(ErrorKind::ConnectionReset));
-}
-
-/// The queues of the IPv4 connection from a local port: sent and not acknowledged, arrived
-/// and not read, in bytes (/proc/net/tcp).
-fn queues(local_port: u16) -> Option<(u64, u64)> {
-    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
-    let local = format!(":{local_port:04X}");
-    let established = |line: &&str| {
-        let mut fields = line.split_whitespace().skip(1);
-        fields.next().is_some_and(|address| address.ends_with(&local))
-            && fields.nth(1).is_some_and(|state| state == "01")
-    };
-    let line = table.lines().find(established)?;
-    let (sent, arrived) = line.split_whitespace().nth(4)?.split_once(':')?;
-    let number = |hex| u64::from_str_radix(hex, 16).ok();
-    Some((number(sent)?, number(arrived)?))
-}
-
-fn unsent(local_port: u16) -> Option<u64> {
-    queues(local_port).map(|(sent, _)| sent)
-}
-
-fn unread(local_port: u16) -> Option<u64> {
-    queues(local_port).map(|(_, arrived)| arrived)
 }

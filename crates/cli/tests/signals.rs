@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use support::pattern::Pattern;
 use support::peers::{
-    accept, addr, connect, finish, join, join_known, listener, wait_until_refused,
+    LISTEN, accept, addr, connect, finish, join, join_known, listener, queues, wait_until_refused,
 };
 use support::{BINARY, Relay, wait_for_exit, wait_until};
 
@@ -144,7 +144,6 @@ fn a_log_reader_that_leaves_does_not_kill() {
 
 /// And it obeys: a running connection is finished, and the exit code is 0.
 #[test]
-
 fn sigterm_drains_when_the_log_reader_has_left() {
     let upstream = listener();
     let (mut child, at) = relay_without_log_reader(addr(&upstream));
@@ -162,7 +161,6 @@ fn sigterm_drains_when_the_log_reader_has_left() {
 }
 
 #[test]
-
 fn a_log_that_nobody_ever_read_does_not_kill() {
     let upstream = listener();
     for flags in [&["--json"][..], &[]] {
@@ -288,4 +286,45 @@ fn sigterm_under_load_loses_no_byte() {
         }
     });
     assert_eq!(relay.wait().code(), Some(0));
+}
+
+/// The log goes into a pipe that stays open and is not read: workers must not wait for it,
+/// and signals must be obeyed.
+#[test]
+fn a_log_that_nobody_reads_stops_no_connection() {
+    let upstream = listener();
+    let at = free_address();
+    let (reader, writer) = std::io::pipe().unwrap();
+    let mut command = Command::new(BINARY);
+    command.args(["relay", &at.to_string(), &addr(&upstream).to_string()]);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(writer);
+    let mut child = Guard(command.spawn().unwrap());
+    listens(&mut child, at);
+    drop(accept(&upstream));
+    // A line each, about 200 bytes: several times what the pipe holds.
+    for _ in 0..1_500 {
+        let client = connect(at);
+        drop((client, accept(&upstream)));
+    }
+    serves(&mut child, at, &upstream);
+    stop(&child);
+    assert_eq!(wait_for_exit(&mut child.0).code(), Some(0));
+    drop(reader);
+}
+
+/// A client that was accepted and waits for its turn learns that it is not served: an end
+/// of file would look like an empty answer.
+#[test]
+fn a_client_that_waited_is_reset_at_the_end() {
+    let upstream = listener();
+    let relay = Relay::to(addr(&upstream), &["--max-connections=1", "--workers=1"]);
+    let (first, server) = join(&relay, &upstream);
+    let mut waits = connect(relay.addr());
+    let backlog = || queues(relay.addr().port(), LISTEN).map(|(_, waiting)| waiting);
+    wait_until("the second client is accepted", || backlog() == Some(0));
+    relay.signal(Signal::TERM);
+    relay.next("connection refused");
+    let ended = std::io::Read::read(&mut waits, &mut [0]);
+    assert_eq!(ended.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    drop((first, server));
 }

@@ -188,3 +188,22 @@ fn help_into_a_closed_pipe_does_not_panic() {
         assert!(!stderr.contains("panicked"), "{args:?}: {stderr}");
     }
 }
+
+#[test]
+fn a_limit_of_nothing_is_refused() {
+    for (flag, zero) in [("--max", "0"), ("--idle", "0s"), ("--connect-timeout", "0s")] {
+        fails(&["relay", "127.0.0.1:0", "127.0.0.1:1", flag, zero], 2, flag);
+    }
+    fails(&["relay", "127.0.0.1:0", "127.0.0.1:1", "--max", "99999999999GiB"], 2, "--max");
+    fails(&["relay", "127.0.0.1:0", "127.0.0.1:0"], 2, "'0'");
+}
+
+/// One connection would become a chain of them, up to the limit on descriptors.
+#[test]
+fn a_relay_to_itself_is_refused() {
+    let free = addr(&listener());
+    let itself = free.to_string();
+    fails(&["relay", &itself, &itself], 1, "itself");
+    let every = format!(":{}", free.port());
+    fails(&["relay", &every, "127.0.0.1:1", &itself], 1, "itself");
+}

@@ -23,6 +23,14 @@ pub enum Error {
         /// What the resolver said.
         source: io::Error,
     },
+    /// A target is the relay itself: one connection would become a chain of them.
+    #[error("target {target} is this relay itself, which listens on {addr}")]
+    SelfTarget {
+        /// The target's address.
+        target: SocketAddr,
+        /// Where the relay listens.
+        addr: SocketAddr,
+    },
     /// A worker thread or its runtime cannot be had.
     #[error("cannot start worker {worker}: {source}")]
     Worker {

@@ -6,7 +6,7 @@ use crate::upstream::{Balance, Pool, Target};
 use crate::{listener, worker};
 use sosplice::Limits;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -62,7 +62,7 @@ impl Stats {
         self.accepted.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// No upstream was to be had.
+    /// No upstream was to be had, or no time.
     pub(crate) fn refused(&self) {
         self.refused.fetch_add(1, Ordering::Relaxed);
     }
@@ -123,6 +123,11 @@ impl Relay {
         let listeners = listener::bind(config.listen, workers)?;
         let addr =
             listeners[0].local_addr().ok().and_then(|a| a.as_socket()).unwrap_or(config.listen);
+        for &target in addrs.iter().flatten() {
+            if is_same(target, addr) {
+                return Err(Error::SelfTarget { target, addr });
+            }
+        }
         let shared = Arc::new(Shared {
             limits: config.limits,
             connect_timeout: config.connect_timeout,
@@ -152,7 +157,7 @@ impl Relay {
                 Some(pool) => (Arc::clone(pool), None),
                 None => {
                     let (listener, addr) = origin().map_err(|source| Error::Origin { source })?;
-                    (Arc::new(Pool::new(vec![addr], Balance::RoundRobin)), Some(listener))
+                    (Arc::new(Pool::new(vec![vec![addr]], Balance::RoundRobin)), Some(listener))
                 }
             };
             let shared = Arc::clone(&relay.shared);
@@ -210,6 +215,14 @@ impl Relay {
         );
         Ok(())
     }
+}
+
+/// Whether connecting to `target` would reach what listens on `addr`.
+fn is_same(target: SocketAddr, addr: SocketAddr) -> bool {
+    target.port() == addr.port()
+        && (target.ip() == addr.ip()
+            // Only an address of this host can be bound.
+            || addr.ip().is_unspecified() && UdpSocket::bind((target.ip(), 0)).is_ok())
 }
 
 /// What the limit on descriptors, raised as far as it goes, has room for.

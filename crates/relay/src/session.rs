@@ -33,7 +33,7 @@ pub(crate) async fn run(worker: Arc<Worker>, client: Accepted) {
     };
     // In a box of its own, which is gone once an upstream has answered: an idle session
     // is not to pay for the room that connecting takes.
-    let Some((upstream, place)) =
+    let Some((upstream, upstream_addr, place)) =
         Box::pin(find_upstream(&worker, &client, client_addr, upstream)).await
     else {
         return;
@@ -52,7 +52,8 @@ pub(crate) async fn run(worker: Arc<Worker>, client: Accepted) {
         client: &client,
         upstream: &upstream,
         client_addr: &client_addr,
-        place,
+        upstream_addr,
+        _place: place,
         began,
         live,
     };
@@ -76,22 +77,24 @@ async fn find_upstream<'w>(
     client: &Registered,
     client_addr: SocketAddr,
     socket: Unconnected,
-) -> Option<(Registered, Place<'w>)> {
+) -> Option<(Registered, &'w SocketAddr, Place<'w>)> {
     let mut last = None;
     let mut first = Some(socket);
     for candidate in worker.pool.candidates(client_addr.ip()) {
         let place = Place::take(candidate);
-        let connecting = async {
-            let socket = first.take().map_or_else(|| Unconnected::new(candidate.addr), Ok)?;
-            socket.connect(candidate.addr).await
-        };
-        let timed_out = |_| Err(io::Error::from(io::ErrorKind::TimedOut));
-        let limit = worker.shared.connect_timeout;
-        match tokio::time::timeout(limit, connecting).await.unwrap_or_else(timed_out) {
-            Ok(upstream) => return Some((upstream, place)),
-            Err(error) => {
-                tracing::debug!(client = %client_addr, upstream = %candidate.addr, %error, "connect failed");
-                last = Some((candidate.addr, error));
+        for addr in &candidate.addrs {
+            let connecting = async {
+                let socket = first.take().map_or_else(|| Unconnected::new(*addr), Ok)?;
+                socket.connect(*addr).await
+            };
+            let timed_out = |_| Err(io::Error::from(io::ErrorKind::TimedOut));
+            let limit = worker.shared.connect_timeout;
+            match tokio::time::timeout(limit, connecting).await.unwrap_or_else(timed_out) {
+                Ok(upstream) => return Some((upstream, addr, place)),
+                Err(error) => {
+                    tracing::debug!(client = %client_addr, upstream = %addr, %error, "connect failed");
+                    last = Some((*addr, error));
+                }
             }
         }
     }
@@ -110,7 +113,8 @@ struct Session<'s> {
     client: &'s Registered,
     upstream: &'s Registered,
     client_addr: &'s SocketAddr,
-    place: Place<'s>,
+    upstream_addr: &'s SocketAddr,
+    _place: Place<'s>,
     began: Instant,
     live: Option<Box<Entry>>,
 }
@@ -152,7 +156,7 @@ impl Session<'_> {
         let carried = Carried { copy: up.copy + down.copy, pipe: up.pipe + down.pipe };
         tracing::info!(
             client = %self.client_addr,
-            upstream = %self.place.upstream().addr,
+            upstream = %self.upstream_addr,
             up = up.total(),
             down = down.total(),
             engine = carried.engine(),
@@ -181,6 +185,10 @@ fn failed_sides(ends: &BothEnds) -> (bool, bool) {
 async fn settled(socket: &Registered) {
     let (mut left, mut since) = (usize::MAX, Instant::now());
     loop {
+        // Reset by its peer meanwhile: there is nobody left to wait for.
+        if rustix::net::getpeername(socket).is_err() {
+            return;
+        }
         match sys::unacknowledged(socket) {
             Ok(0) | Err(_) => return,
             Ok(now) if now < left => (left, since) = (now, Instant::now()),

@@ -20,14 +20,14 @@ impl FromStr for Target {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if text.parse::<SocketAddr>().is_ok() {
+        if text.parse::<SocketAddr>().is_ok_and(|addr| addr.port() > 0) {
             return Ok(Self(text.to_owned()));
         }
         let Some((host, port)) = text.rsplit_once(':') else {
             return Err(format!("'{text}' has no port: write HOST:PORT"));
         };
-        if port.parse::<u16>().is_err() {
-            return Err(format!("'{port}' is not a port (0 to 65535)"));
+        if !port.parse::<u16>().is_ok_and(|port| port > 0) {
+            return Err(format!("'{port}' is not a port (1 to 65535)"));
         }
         let named = host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
         if host.is_empty() || !named {
@@ -40,14 +40,17 @@ impl FromStr for Target {
 }
 
 impl Target {
-    /// Resolves to the first address.
+    /// Resolves to its addresses, at least one, in the resolver's order.
     ///
     /// # Errors
     /// [`Error::Resolve`] with the target's name.
-    pub fn resolve(&self) -> Result<SocketAddr, Error> {
+    pub fn resolve(&self) -> Result<Vec<SocketAddr>, Error> {
         let failed = |source| Error::Resolve { target: self.0.clone(), source };
-        let mut addrs = self.0.to_socket_addrs().map_err(failed)?;
-        addrs.next().ok_or_else(|| failed(io::Error::other("the name has no address")))
+        let addrs: Vec<_> = self.0.to_socket_addrs().map_err(failed)?.collect();
+        if addrs.is_empty() {
+            return Err(failed(io::Error::other("the name has no address")));
+        }
+        Ok(addrs)
     }
 }
 
@@ -71,7 +74,8 @@ const UNSPECIFIED: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED
 /// ends and never between.
 #[derive(Debug)]
 pub(crate) struct Upstream {
-    pub(crate) addr: SocketAddr,
+    /// Of one name; the first that answers serves.
+    pub(crate) addrs: Vec<SocketAddr>,
     sessions: AtomicUsize,
 }
 
@@ -84,10 +88,10 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
-    pub(crate) fn new(addrs: Vec<SocketAddr>, balance: Balance) -> Self {
-        let upstreams = addrs
+    pub(crate) fn new(upstreams: Vec<Vec<SocketAddr>>, balance: Balance) -> Self {
+        let upstreams = upstreams
             .into_iter()
-            .map(|addr| Upstream { addr, sessions: AtomicUsize::new(0) })
+            .map(|addrs| Upstream { addrs, sessions: AtomicUsize::new(0) })
             .collect();
         Self { upstreams, balance, turn: AtomicUsize::new(0) }
     }
@@ -97,8 +101,8 @@ impl Pool {
     /// # Errors
     /// As [`Unconnected::new`].
     pub(crate) fn socket(&self) -> io::Result<Unconnected> {
-        let usual = self.upstreams.first().map_or(UNSPECIFIED, |upstream| upstream.addr);
-        Unconnected::new(usual)
+        let usual = self.upstreams.iter().flat_map(|upstream| upstream.addrs.first()).next();
+        Unconnected::new(usual.copied().unwrap_or(UNSPECIFIED))
     }
 
     /// The upstreams to try for a client, the chosen one first, then the others in
@@ -149,12 +153,6 @@ impl<'p> Place<'p> {
     pub(crate) fn take(upstream: &'p Upstream) -> Self {
         upstream.sessions.fetch_add(1, Ordering::Relaxed);
         Self(upstream)
-    }
-}
-
-impl<'p> Place<'p> {
-    pub(crate) fn upstream(&self) -> &'p Upstream {
-        self.0
     }
 }
 

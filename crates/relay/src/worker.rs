@@ -102,7 +102,13 @@ impl Worker {
                     }
                     let permit = tokio::select! {
                         biased;
-                        _ = &mut stopping => return,
+                        _ = &mut stopping => {
+                            // A FIN would look like an empty answer.
+                            let _ = sosplice::sys::reset_on_close(&fd);
+                            self.shared.stats.refused();
+                            tracing::info!(client = %addr, cause = "stopping", "connection refused");
+                            return;
+                        }
                         permit = self.permit() => permit,
                     };
                     self.start(Accepted { fd, addr, upstream }, permit);

@@ -199,3 +199,24 @@ fn in_table(wanted: impl Fn(u16, u16, &str) -> bool) -> bool {
         wanted(port(row[1]), port(row[2]), row[3])
     })
 }
+
+/// States of a connection in /proc/net/tcp.
+pub const ESTABLISHED: &str = "01";
+pub const LISTEN: &str = "0A";
+
+/// The queues of the IPv4 socket in that state on a local port: bytes sent and not
+/// acknowledged, bytes arrived and not read (/proc/net/tcp). Of a listener the second is
+/// the connections that wait to be accepted.
+pub fn queues(local_port: u16, state: &str) -> Option<(u64, u64)> {
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let local = format!(":{local_port:04X}");
+    let wanted = |line: &&str| {
+        let mut fields = line.split_whitespace().skip(1);
+        fields.next().is_some_and(|address| address.ends_with(&local))
+            && fields.nth(1).is_some_and(|found| found == state)
+    };
+    let line = table.lines().find(wanted)?;
+    let (sent, arrived) = line.split_whitespace().nth(4)?.split_once(':')?;
+    let number = |hex| u64::from_str_radix(hex, 16).ok();
+    Some((number(sent)?, number(arrived)?))
+}
