@@ -292,13 +292,11 @@ fn reset_before_a_reader_that_stands_still(who: Who) {
 }
 
 #[test]
-
 fn a_reset_client_does_not_stay_before_an_upstream_that_stands_still() {
     reset_before_a_reader_that_stands_still(Who::Client);
 }
 
 #[test]
-
 fn a_reset_upstream_does_not_stay_before_a_client_that_stands_still() {
     reset_before_a_reader_that_stands_still(Who::Server);
 }

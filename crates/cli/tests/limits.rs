@@ -42,7 +42,6 @@ fn max_up_is_exact_to_the_byte() {
 }
 
 #[test]
-
 fn max_down_is_exact_to_the_byte() {
     let upstream = listener();
     for (engine, max) in
@@ -273,14 +272,12 @@ fn nobody_is_turned_away(free: u64) {
 /// The last descriptor must not be spent on a client whose upstream then has none: that
 /// client would be turned away, and the next, with three lines each time.
 #[test]
-
 fn the_last_descriptor_is_not_spent_on_half_a_connection() {
     nobody_is_turned_away(21);
 }
 
 /// Nor may the descriptors that come free be spent on halves of as many connections.
 #[test]
-
 fn those_who_waited_for_descriptors_are_served() {
     nobody_is_turned_away(20);
 }

@@ -6,10 +6,12 @@ mod support;
 
 use sosplice::{Cause, EngineChoice, Limits, Splicer};
 use std::io::Write;
+use std::net::TcpStream;
 use std::os::fd::AsRawFd;
 use std::os::unix::process::ExitStatusExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use support::{descriptors, pattern, reset, send_and_finish, tcp_pair};
 
 /// One at a time: they count what the process has.
@@ -135,6 +137,18 @@ fn sigpipe_never_kills() {
     assert_eq!(pending, 0, "a SIGPIPE of ours is left for the caller");
 }
 
+/// Sends without a pause until the flag is set, and closes.
+fn send_until_stopped(mut peer: TcpStream) -> (Arc<AtomicBool>, JoinHandle<()>) {
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = Arc::clone(&stop);
+    let sender = std::thread::spawn(move || {
+        while !stopped.load(Ordering::Relaxed) {
+            peer.write_all(&[0; 1 << 20]).unwrap();
+        }
+    });
+    (stop, sender)
+}
+
 /// SO_RCVLOWAT, set first if asked.
 #[allow(unsafe_code)]
 fn low_water(socket: &impl AsRawFd, set: Option<i32>) -> i32 {
@@ -165,15 +179,7 @@ fn the_low_water_mark_is_put_back() {
     let splicer = Splicer::with_workers(1).unwrap();
     let splice = splicer.splice(&source, &drain, Limits::default()).unwrap();
     // A flow is bulk only while it is not held up, so it goes on until it was seen.
-    let stop = Arc::new(AtomicBool::new(false));
-    let sender = std::thread::spawn({
-        let (mut peer, stop) = (peer, Arc::clone(&stop));
-        move || {
-            while !stop.load(Ordering::Relaxed) {
-                peer.write_all(&[0; 1 << 20]).unwrap();
-            }
-        }
-    });
+    let (stop, sender) = send_until_stopped(peer);
     let reader = std::thread::spawn(move || std::io::copy(&mut { far }, &mut std::io::sink()));
     while low_water(None) <= 7 {
         assert!(splice.transferred() < 100 << 30, "100 GiB were not taken for bulk");
@@ -194,15 +200,7 @@ async fn the_mark_of_bulk_stands_between_polls() {
     let turn = TURN.lock();
     let ((peer, source), (drain, far)) = (tcp_pair(), tcp_pair());
     let watched = source.try_clone().unwrap();
-    let stop = Arc::new(AtomicBool::new(false));
-    let sender = std::thread::spawn({
-        let (mut peer, stop) = (peer, Arc::clone(&stop));
-        move || {
-            while !stop.load(Ordering::Relaxed) {
-                peer.write_all(&[0; 1 << 20]).unwrap();
-            }
-        }
-    });
+    let (stop, sender) = send_until_stopped(peer);
     let reader = std::thread::spawn(move || std::io::copy(&mut { far }, &mut std::io::sink()));
     let socket = |socket: std::net::TcpStream| {
         socket.set_nonblocking(true).unwrap();

@@ -110,9 +110,7 @@ where
     A: Socket + ?Sized,
     B: Socket + ?Sized,
 {
-    let mut both = Both::new(&*a, &*b, Limits::default(), OnMax::EndDirection)?;
-    poll_fn(|cx| both.poll_done(cx)).await;
-    let ends = both.into_ends();
+    let ends = splice_both(&*a, &*b, Limits::default()).await?;
     for cause in [ends.a_to_b.cause, ends.b_to_a.cause] {
         if let Some(error) = cause.os_error() {
             return Err(error.io());
@@ -128,7 +126,7 @@ pub struct Both<'s, A: Socket + ?Sized, B: Socket + ?Sized> {
     b: SocketEnd<'s, B>,
     duplex: Duplex,
     timer: Timer,
-    keep_last_fin: bool,
+    withhold_last_fin: bool,
 }
 
 impl<'s, A: Socket + ?Sized, B: Socket + ?Sized> Both<'s, A, B> {
@@ -139,24 +137,24 @@ impl<'s, A: Socket + ?Sized, B: Socket + ?Sized> Both<'s, A, B> {
     pub fn new(a: &'s A, b: &'s B, limits: Limits, on_max: OnMax) -> io::Result<Self> {
         let (a, b) = (SocketEnd::new(a, "first socket")?, SocketEnd::new(b, "second socket")?);
         let duplex = Duplex::new(limits, on_max, a.can_pipe() && b.can_pipe(), now());
-        Ok(Self { a, b, duplex, timer: Timer::default(), keep_last_fin: false })
+        Ok(Self { a, b, duplex, timer: Timer::default(), withhold_last_fin: false })
     }
 
     /// Leaves out the second FIN: for a caller that closes both sockets at the end,
     /// which sends it as well and saves a system call.
     #[must_use]
     pub fn closing(mut self) -> Self {
-        self.keep_last_fin = true;
+        self.withhold_last_fin = true;
         self
     }
 
     /// Moves what can be moved; ready when both directions have ended.
     pub fn poll_done(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
-            let keep_last_fin = self.keep_last_fin;
+            let withhold_last_fin = self.withhold_last_fin;
             let (a, b) = (self.a.socket, self.b.socket);
             let fin = |direction, last| {
-                if last && keep_last_fin {
+                if last && withhold_last_fin {
                     return;
                 }
                 // The peer may be gone already (ENOTCONN), and then knows.
