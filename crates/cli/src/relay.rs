@@ -1,7 +1,7 @@
 //! `sosplice relay`: the flags, and what they become.
 
 use crate::log;
-use sosplice_relay::{Balance, Config, Error, Relay, Target};
+use sosplice_relay::{Balance, Config, Congestion, Error, Relay, Target};
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::process::ExitCode;
@@ -48,6 +48,11 @@ pub struct Args {
     /// Look for events so long before sleeping: less latency for more CPU
     #[arg(long, value_name = "N", default_value_t = 0)]
     busy_poll_us: u32,
+
+    /// The congestion control of all connections, as reno or cubic: inside a host or a data
+    /// centre bulk costs less than with bbr, which paces [default: the system's]
+    #[arg(long, value_name = "NAME")]
+    congestion: Option<String>,
 
     /// Connections at a time; more wait [default: what the descriptor limit allows]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
@@ -158,6 +163,7 @@ fn start(args: Args) -> Result<Relay, Error> {
         drain_timeout: args.drain_timeout,
         max_connections: args.max_connections,
         busy_poll: Duration::from_micros(args.busy_poll_us.into()),
+        congestion: args.congestion.map(Congestion),
         workers,
         targets: args.targets,
     };

@@ -5,9 +5,10 @@
 mod support;
 
 use std::io::ErrorKind;
-use support::Relay;
+use std::process::Command;
 use support::pattern::{Ending, Pattern};
 use support::peers::{Refusing, Silent, accept, addr, connect, finish, join, listener};
+use support::{Relay, skip};
 
 /// The client's connection must fail, not end: an end would look like an empty answer.
 fn expect_reset(client: &std::net::TcpStream) {
@@ -184,4 +185,23 @@ fn a_source_stays_with_its_upstream() {
     }
     chosen.dedup();
     assert_eq!(chosen.len(), 1, "{chosen:?}");
+}
+
+#[test]
+fn both_connections_have_the_congestion_control_that_was_asked_for() {
+    // reno is in every kernel, and any user may choose it; it is seldom the default.
+    let upstream = listener();
+    let relay = Relay::to(addr(&upstream), &["--congestion", "reno"]);
+    let (client, server) = join(&relay, &upstream);
+    let sockets = Command::new("ss").args(["-tinHOp"]).output();
+    let Ok(sockets) = sockets else { return skip("no ss(8)") };
+    let sockets = String::from_utf8(sockets.stdout).unwrap();
+    let pid = format!("pid={},", relay.pid());
+    for peer in [client.local_addr().unwrap(), server.local_addr().unwrap()] {
+        let (pid, peer) = (&pid, format!(" {peer} "));
+        let line = sockets.lines().find(|line| line.contains(pid) && line.contains(&peer));
+        let line = line.unwrap_or_else(|| panic!("no {peer}in {sockets}"));
+        assert!(line.split_whitespace().any(|word| word == "reno"), "{line}");
+    }
+    drop((client, server));
 }

@@ -207,3 +207,9 @@ fn a_relay_to_itself_is_refused() {
     let every = format!(":{}", free.port());
     fails(&["relay", &every, "127.0.0.1:1", &itself], 1, "itself");
 }
+
+#[test]
+fn an_unknown_congestion_control_is_named_with_what_there_is() {
+    fails(&["relay", "127.0.0.1:0", "127.0.0.1:1", "--congestion", "tortoise"], 1, "tortoise");
+    fails(&["relay", "127.0.0.1:0", "127.0.0.1:1", "--congestion", "tortoise"], 1, "reno");
+}

@@ -31,6 +31,18 @@ pub enum Error {
         /// Where the relay listens.
         addr: SocketAddr,
     },
+    /// The congestion control is unknown here, or not allowed to this user.
+    #[error(
+        "cannot use congestion control '{name}': {source}; allowed are: {allowed} (sysctl net.ipv4.tcp_allowed_congestion_control)"
+    )]
+    Congestion {
+        /// The name as given.
+        name: String,
+        /// Names that any user may choose.
+        allowed: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// A worker thread or its runtime cannot be had.
     #[error("cannot start worker {worker}: {source}")]
     Worker {

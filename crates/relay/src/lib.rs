@@ -19,4 +19,4 @@ mod worker;
 
 pub use error::Error;
 pub use relay::{Config, Relay};
-pub use upstream::{Balance, Target};
+pub use upstream::{Balance, Congestion, Target};

@@ -1,6 +1,7 @@
 //! A worker's own listening socket.
 
 use crate::error::Error;
+use crate::upstream::{self, Congestion};
 use rustix::fd::OwnedFd;
 use rustix::net::SocketFlags;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -14,15 +15,19 @@ use tokio::io::Interest;
 const BACKLOG: i32 = i32::MAX;
 
 /// Binds one listener a worker to the same address. Port 0 is chosen once, for all.
-pub(crate) fn bind(addr: SocketAddr, workers: usize) -> Result<Vec<Socket>, Error> {
+pub(crate) fn bind(
+    addr: SocketAddr,
+    workers: usize,
+    congestion: Option<&Congestion>,
+) -> Result<Vec<Socket>, Error> {
     let listen = |source| Error::Listen { addr, source };
     // SO_REUSEPORT would let a second relay of the same user take part of the
     // connections unnoticed; a bind without it tells whether the port is free.
-    drop(socket(addr, false).map_err(listen)?);
+    drop(socket(addr, false, congestion).map_err(listen)?);
     let mut listeners = Vec::with_capacity(workers);
     let mut addr = addr;
     for _ in 0..workers {
-        let listener = socket(addr, true).map_err(listen)?;
+        let listener = socket(addr, true, congestion).map_err(listen)?;
         if addr.port() == 0 {
             let bound = listener.local_addr().map_err(listen)?;
             addr = bound.as_socket().unwrap_or(addr);
@@ -37,7 +42,7 @@ pub(crate) fn bind(addr: SocketAddr, workers: usize) -> Result<Vec<Socket>, Erro
     Ok(listeners)
 }
 
-fn socket(addr: SocketAddr, shared: bool) -> io::Result<Socket> {
+fn socket(addr: SocketAddr, shared: bool, congestion: Option<&Congestion>) -> io::Result<Socket> {
     let socket =
         Socket::new(Domain::for_address(addr), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
@@ -46,7 +51,7 @@ fn socket(addr: SocketAddr, shared: bool) -> io::Result<Socket> {
         socket.set_only_v6(false)?;
     }
     // Accepted sockets inherit all of it: so many calls less for each connection.
-    crate::upstream::set_options(&socket)?;
+    upstream::set_options(&socket, congestion)?;
     socket.bind(&addr.into())?;
     Ok(socket)
 }

@@ -2,7 +2,7 @@
 
 use crate::budget::{self, Budget, Demand};
 use crate::error::Error;
-use crate::upstream::{Balance, Pool, Target};
+use crate::upstream::{Balance, Congestion, Pool, Target};
 use crate::{listener, worker};
 use sosplice::Limits;
 use std::io;
@@ -35,6 +35,8 @@ pub struct Config {
     pub max_connections: Option<u64>,
     /// How long a worker keeps looking for events before it sleeps; zero for not at all.
     pub busy_poll: Duration,
+    /// The congestion control of all connections; None for the system's.
+    pub congestion: Option<Congestion>,
     /// Threads, each with a listener of its own.
     pub workers: usize,
 }
@@ -45,6 +47,7 @@ pub(crate) struct Shared {
     pub(crate) limits: Limits,
     pub(crate) connect_timeout: Duration,
     pub(crate) busy_poll: Duration,
+    pub(crate) congestion: Option<Congestion>,
     pub(crate) permits: Arc<Semaphore>,
     pub(crate) pipes_per_worker: usize,
     pub(crate) stats: Stats,
@@ -118,9 +121,12 @@ impl Relay {
         // Before anybody can connect: a signal from then on is an orderly end.
         let signals = Signals::catch().map_err(|source| Error::Signals { source })?;
         let addrs = config.targets.iter().map(Target::resolve).collect::<Result<Vec<_>, _>>()?;
+        if let Some(congestion) = &config.congestion {
+            congestion.check()?;
+        }
         let workers = config.workers.max(1);
         let budget = budget(&config, workers)?;
-        let listeners = listener::bind(config.listen, workers)?;
+        let listeners = listener::bind(config.listen, workers, config.congestion.as_ref())?;
         let addr =
             listeners[0].local_addr().ok().and_then(|a| a.as_socket()).unwrap_or(config.listen);
         for &target in addrs.iter().flatten() {
@@ -132,6 +138,7 @@ impl Relay {
             limits: config.limits,
             connect_timeout: config.connect_timeout,
             busy_poll: config.busy_poll,
+            congestion: config.congestion,
             permits: Arc::new(Semaphore::new(
                 usize::try_from(budget.max_connections)
                     .unwrap_or(usize::MAX)

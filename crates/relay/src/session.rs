@@ -85,7 +85,7 @@ async fn find_upstream<'w>(
         for addr in &candidate.addrs {
             let connecting = async {
                 let socket = first.take().map_or_else(|| Unconnected::new(*addr), Ok)?;
-                socket.connect(*addr).await
+                socket.connect(*addr, worker.shared.congestion.as_ref()).await
             };
             let timed_out = |_| Err(io::Error::from(io::ErrorKind::TimedOut));
             let limit = worker.shared.connect_timeout;

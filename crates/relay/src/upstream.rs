@@ -3,7 +3,7 @@
 use crate::error::Error;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
-use socket2::SockRef;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use sosplice::sys::Kind;
 use sosplice::tokio::Registered;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -185,9 +185,13 @@ impl Unconnected {
     ///
     /// # Errors
     /// What connect(2) answers, at once or later (SO_ERROR).
-    pub(crate) async fn connect(self, addr: SocketAddr) -> io::Result<Registered> {
+    pub(crate) async fn connect(
+        self,
+        addr: SocketAddr,
+        congestion: Option<&Congestion>,
+    ) -> io::Result<Registered> {
         let Self { fd, .. } = self.of(addr)?;
-        set_options(&fd)?;
+        set_options(&fd, congestion)?;
         match rustix::net::connect(&fd, &addr) {
             Ok(()) => return Registered::with_kind(fd, Kind::Tcp),
             Err(rustix::io::Errno::INPROGRESS) => {}
@@ -211,13 +215,42 @@ impl Unconnected {
     }
 }
 
+/// A congestion control, by the kernel's name for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Congestion(pub String);
+
+impl Congestion {
+    /// Whether this kernel has it and this user may choose it.
+    ///
+    /// # Errors
+    /// [`Error::Congestion`] with what could be chosen instead.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let set = || {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
+            socket.set_tcp_congestion(self.0.as_bytes())
+        };
+        set().map_err(|source| Error::Congestion {
+            name: self.0.clone(),
+            allowed: std::fs::read_to_string("/proc/sys/net/ipv4/tcp_allowed_congestion_control")
+                .map_or_else(|_| "unknown".to_owned(), |names| names.trim().to_owned()),
+            source,
+        })
+    }
+}
+
 /// What every TCP socket of a session has.
-pub(crate) fn set_options<Fd: AsFd>(socket: &Fd) -> io::Result<()> {
+pub(crate) fn set_options<Fd: AsFd>(
+    socket: &Fd,
+    congestion: Option<&Congestion>,
+) -> io::Result<()> {
     let socket = SockRef::from(socket);
     // What came in one piece is not held back for the next.
     socket.set_tcp_nodelay(true)?;
     // A peer that vanished is found in the end, and its session with it.
     socket.set_keepalive(true)?;
+    if let Some(Congestion(name)) = congestion {
+        socket.set_tcp_congestion(name.as_bytes())?;
+    }
     Ok(())
 }
 

@@ -49,10 +49,11 @@ pub enum Log {
 }
 
 /// Every name that `--peers` knows; `haproxy` is short for both of its kind.
-pub const PEERS: [&str; 9] = [
+pub const PEERS: [&str; 10] = [
     "forward",
     "sosplice-copy",
     "sosplice-pipe",
+    "sosplice-reno",
     "haproxy",
     "haproxy-splice",
     "haproxy-copy",
@@ -91,6 +92,9 @@ impl Contestant {
                 }
                 "sosplice-pipe" => {
                     list.push(sosplice("sosplice-pipe", &own, &["--engine", "pipe"]))
+                }
+                "sosplice-reno" => {
+                    list.push(sosplice("sosplice-reno", &own, &["--congestion", "reno"]))
                 }
                 "haproxy" => {
                     list.extend([true, false].map(|splice| Contestant::Haproxy { splice }))

@@ -26,7 +26,7 @@ pub struct Args {
     workloads: Vec<String>,
     /// Whom to measure beside sosplice: forward (the kernel forwarding
     /// packets: the bound), haproxy-splice, haproxy-copy (haproxy: both),
-    /// nginx, socat, sosplice-copy, sosplice-pipe, or none
+    /// nginx, socat, sosplice-copy, sosplice-pipe, sosplice-reno (with --congestion reno), or none
     #[arg(long, value_delimiter = ',', default_value = DEFAULT_PEERS)]
     peers: Vec<String>,
     /// How often each contestant runs each workload; the median counts
