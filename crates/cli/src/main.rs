@@ -1,6 +1,6 @@
 //! The `sosplice` command: a table of modes.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod bench;
 mod doctor;

@@ -10,6 +10,7 @@
 //! * [`trial`] one run of one contestant on one workload
 //! * [`child`] processes with a deadline, inside a namespace
 //! * [`contestants`] how each relay is started
+//! * [`plain`] the UDP relay that everybody writes first, to compare with
 //! * [`workload`] what is asked of it, and what is read off
 //! * [`load`] the light load generators (this binary, re-executed)
 //! * [`cpu`] what /proc says a relay cost
@@ -22,6 +23,7 @@ mod cpu;
 mod engine;
 mod load;
 mod netns;
+mod plain;
 mod plot;
 mod report;
 mod tcp;
@@ -42,7 +44,10 @@ pub struct Args {
 enum What {
     /// TCP relays: streams, request/response, new connections, idle ones
     Tcp(tcp::Args),
-    /// A load generator (started by `bench tcp` inside its namespaces)
+    /// A simple UDP relay, to compare with (started by the benchmark inside its namespaces)
+    #[command(hide = true)]
+    Plain(plain::Args),
+    /// A load generator (started by the benchmark inside its namespaces)
     #[command(hide = true)]
     Load(load::Args),
     /// Removes the namespaces once the benchmark has ended, however it ended
@@ -54,6 +59,7 @@ enum What {
 pub fn run(args: Args) -> ExitCode {
     let done = match args.what {
         What::Tcp(args) => tcp::run(args),
+        What::Plain(args) => plain::run(&args),
         What::Load(args) => load::run(args),
         What::Janitor(args) => netns::run_janitor(&args),
     };

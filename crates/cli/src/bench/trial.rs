@@ -227,8 +227,7 @@ impl<'lab> Bench<'lab> {
             return Err(Error::Usage("idle needs a relay".to_owned()));
         };
         let (memory, pipes) = (cpu::group_memory(relay.pid()), cpu::group_pipes(relay.pid()));
-        let argv =
-            own(&["idle", &scene.target.to_string(), "--connections", &connections.to_string()]);
+        let argv = own(&["idle", &scene.target.to_string(), "--count", &connections.to_string()]);
         let mut client = Child::start(self.lab, Place::Client, "client", &argv)?;
         client.wait_until(Duration::from_secs(60), "did not open its connections", |client| {
             client.stdout().contains(load::READY)

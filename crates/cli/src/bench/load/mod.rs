@@ -3,11 +3,14 @@
 //! They share two cores with the relay they measure, so they are light: one
 //! connection is served by plain blocking calls (read, write, nothing else),
 //! many by one epoll thread a side, with one write and one read a message as
-//! long as the socket takes it whole. Messages are fixed size and their content
-//! is not looked at: correctness is what the tests are for.
+//! long as the socket takes it whole. Messages are fixed size. The content of a
+//! stream is not looked at: correctness is what the tests are for. That of a
+//! datagram is ([`udp::datagram`]), because a relay that drops, cuts or mixes up
+//! datagrams looks fast otherwise.
 
 mod client;
 mod server;
+mod udp;
 
 use std::net::SocketAddrV4;
 use std::time::Duration;
@@ -57,7 +60,43 @@ enum What {
     Idle {
         target: SocketAddrV4,
         #[arg(long)]
-        connections: usize,
+        count: usize,
+    },
+    /// Counts the datagrams of a flood until no more come
+    Sink {
+        listen: SocketAddrV4,
+        #[arg(long)]
+        size: usize,
+        /// Takes what arrives together as one
+        #[arg(long)]
+        gro: bool,
+    },
+    /// Datagrams one way, as fast as one socket sends them
+    Flood {
+        target: SocketAddrV4,
+        #[arg(long)]
+        size: usize,
+        #[arg(long)]
+        seconds: f64,
+        /// As many datagrams a call as UDP_SEGMENT takes, rather than one
+        #[arg(long)]
+        gso: bool,
+    },
+    /// Answers every datagram with itself
+    Echo { listen: SocketAddrV4 },
+    /// Request and response of one datagram
+    Ask {
+        target: SocketAddrV4,
+        #[arg(long)]
+        clients: usize,
+        #[arg(long)]
+        seconds: f64,
+    },
+    /// Sessions that pass one datagram each way and then nothing
+    Sessions {
+        target: SocketAddrV4,
+        #[arg(long)]
+        count: usize,
     },
 }
 
@@ -82,18 +121,46 @@ pub fn run(args: Args) -> Result<(), Error> {
             let time = Duration::from_secs_f64(seconds);
             print(client::conn(target, size, in_flight, time).map_err(load)?)
         }
-        What::Idle { target, connections } => {
-            let held = client::open_idle(target, connections).map_err(load)?;
-            progress(&format!("{} connections open", held.len()));
-            say(READY)?;
-            // Held until killed; bounded should the benchmark have died.
-            std::thread::sleep(Duration::from_secs(120));
-            Ok(())
+        What::Idle { target, count } => {
+            let held = client::open_idle(target, count).map_err(load)?;
+            hold(&held, "connections")
+        }
+        What::Sink { listen, size, gro } => {
+            let receive = if gro { udp::Receive::Gathered } else { udp::Receive::Each };
+            say(&udp::sink(listen, size, receive).map_err(load)?.to_string())
+        }
+        What::Flood { target, size, seconds, gso } => {
+            let time = Duration::from_secs_f64(seconds);
+            let burst = if gso { udp::Burst::Segments } else { udp::Burst::One };
+            say(&udp::flood(target, size, burst, time).map_err(load)?.to_string())
+        }
+        What::Echo { listen } => udp::echo(listen).map_err(load),
+        What::Ask { target, clients, seconds } => {
+            let time = Duration::from_secs_f64(seconds);
+            let tally = if clients == 1 {
+                udp::ask_one(target, time)
+            } else {
+                udp::ask_many(target, clients, time)
+            };
+            print(tally.map_err(load)?)
+        }
+        What::Sessions { target, count } => {
+            let held = udp::open_sessions(target, count).map_err(load)?;
+            hold(&held, "sessions")
         }
     }
 }
 
-/// What the idle client prints once all its connections are open.
+/// Says that all are open, and keeps them until killed; bounded should the
+/// benchmark have died.
+fn hold<Socket>(held: &[Socket], what: &str) -> Result<(), Error> {
+    progress(&format!("{} {what} open", held.len()));
+    say(READY)?;
+    std::thread::sleep(Duration::from_secs(120));
+    Ok(())
+}
+
+/// What a client prints once all its connections or sessions are open.
 pub const READY: &str = "ready";
 
 /// What a client counted.
@@ -101,8 +168,13 @@ pub const READY: &str = "ready";
 pub struct Tally {
     /// Transactions done.
     pub count: u64,
-    /// Transactions that failed (`conn` only; elsewhere a failure ends the run).
+    /// Transactions that failed (`conn`) or were not answered (`ask`); elsewhere a
+    /// failure ends the run.
     pub errors: u64,
+    /// Answers that were not what was sent (`ask`).
+    pub corrupt: u64,
+    /// Answers to a question before the one that was asked last (`ask`).
+    pub late: u64,
     /// How long it took.
     pub seconds: f64,
     /// Latency of each transaction, ns.
@@ -140,6 +212,8 @@ fn print(mut tally: Tally) -> Result<(), Error> {
     let report = serde_json::json!({
         "count": tally.count,
         "errors": tally.errors,
+        "corrupt": tally.corrupt,
+        "late": tally.late,
         "seconds": tally.seconds,
         "p50_us": tally.percentile_us(0.50),
         "p99_us": tally.percentile_us(0.99),
