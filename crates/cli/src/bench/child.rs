@@ -15,6 +15,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::Error;
 use super::netns::{Lab, Place, ip_command};
+use super::workload::Protocol;
 
 /// How often a child is looked at: rare enough to cost nothing measurable.
 const LOOK: Duration = Duration::from_millis(20);
@@ -68,9 +69,19 @@ impl Child {
     /// Waits until a socket listens on this address inside the child's
     /// namespace. Read off /proc rather than tried: a trial connection would
     /// reach the server behind the relay and count as its first client.
-    pub fn wait_listening(&mut self, address: Ipv4Addr, port: u16) -> Result<(), Error> {
-        let wanted = format!("{} 00000000:0000 0A", proc_address(address, port));
-        let table = format!("/proc/{}/net/tcp", self.pid());
+    pub fn wait_listening(
+        &mut self,
+        protocol: Protocol,
+        address: Ipv4Addr,
+        port: u16,
+    ) -> Result<(), Error> {
+        // 0A is TCP_LISTEN; 07 is TCP_CLOSE, as an unconnected UDP socket has it.
+        let (table, state) = match protocol {
+            Protocol::Tcp => ("tcp", "0A"),
+            Protocol::Udp => ("udp", "07"),
+        };
+        let wanted = format!("{} 00000000:0000 {state}", proc_address(address, port));
+        let table = format!("/proc/{}/net/{table}", self.pid());
         self.wait_until(Duration::from_secs(5), "did not listen", |_| {
             std::fs::read_to_string(&table).is_ok_and(|sockets| sockets.contains(&wanted))
         })

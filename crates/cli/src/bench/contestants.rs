@@ -1,6 +1,6 @@
 //! How each contestant is started: command line, configuration, package.
 //!
-//! Peers run as their documentation says for a plain TCP proxy: as many
+//! Peers run as their documentation says for a plain proxy: as many
 //! workers as the machine has processors (two here), no logs, timeouts out of
 //! the way, all else at the default. A peer slowed by its configuration would
 //! make a good-looking table and a false one.
@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::Error;
 use super::netns::{Lab, installed};
+use super::workload::{Protocol, Workload};
 
 /// Where Debian's libnginx-mod-stream puts its module.
 const NGINX_STREAM: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
@@ -35,8 +36,10 @@ pub enum Contestant {
     },
     /// nginx with its stream module.
     Nginx,
-    /// socat, a process a connection.
+    /// socat, a process a connection or session.
     Socat,
+    /// The simple UDP relay of [`super::plain`].
+    Plain,
 }
 
 /// What a sosplice contestant is told to log (the others log nothing).
@@ -44,37 +47,45 @@ pub enum Contestant {
 pub enum Log {
     /// Warnings: what is measured.
     Quiet,
-    /// A JSON line a connection: what the engine report is read from.
+    /// A JSON line a connection or session: what the engine report is read from.
     Connections,
 }
 
-/// Every name that `--peers` knows; `haproxy` is short for both of its kind.
-pub const PEERS: [&str; 10] = [
-    "forward",
-    "sosplice-copy",
-    "sosplice-pipe",
-    "sosplice-reno",
-    "haproxy",
-    "haproxy-splice",
-    "haproxy-copy",
-    "nginx",
-    "socat",
-    "none",
-];
+/// What is measured of TCP when nobody says otherwise.
+pub const TCP_PEERS: &str = "forward,haproxy-splice,haproxy-copy,nginx,socat";
 
-/// What is measured when nobody says otherwise.
-pub const DEFAULT_PEERS: &str = "forward,haproxy-splice,haproxy-copy,nginx,socat";
+/// What is measured of UDP when nobody says otherwise. HAProxy cannot relay it.
+pub const UDP_PEERS: &str = "forward,plain,nginx,socat";
+
+/// Every name that `--peers` knows; `haproxy` is short for both of its kind.
+fn known(protocol: Protocol) -> &'static [&'static str] {
+    match protocol {
+        Protocol::Tcp => &[
+            "forward",
+            "sosplice-copy",
+            "sosplice-pipe",
+            "sosplice-reno",
+            "haproxy",
+            "haproxy-splice",
+            "haproxy-copy",
+            "nginx",
+            "socat",
+            "none",
+        ],
+        Protocol::Udp => &["forward", "plain", "nginx", "socat", "none"],
+    }
+}
 
 impl Contestant {
     /// The contestants of one `--peers` list; `sosplice` is this binary with
     /// `relay_args`, always there and first, and `other` a second build.
     pub fn list(
+        protocol: Protocol,
         peers: &[String],
         relay_args: &[String],
         other: Option<&Path>,
     ) -> Result<Vec<Contestant>, Error> {
-        // Not current_exe(): that path may hold a newer build by now.
-        let own = PathBuf::from(format!("/proc/{}/exe", std::process::id()));
+        let own = own_binary();
         let sosplice = |name, binary: &Path, extra: &[&str]| Contestant::Sosplice {
             name,
             binary: binary.to_owned(),
@@ -85,6 +96,10 @@ impl Contestant {
             list.push(sosplice("sosplice-other", other, &[]));
         }
         for peer in peers {
+            if !known(protocol).contains(&peer.as_str()) {
+                let known = known(protocol).join(", ");
+                return Err(Error::Usage(format!("--peers: no '{peer}'; there are {known}")));
+            }
             match peer.as_str() {
                 "forward" => list.push(Contestant::Forward),
                 "sosplice-copy" => {
@@ -103,13 +118,8 @@ impl Contestant {
                 "haproxy-copy" => list.push(Contestant::Haproxy { splice: false }),
                 "nginx" => list.push(Contestant::Nginx),
                 "socat" => list.push(Contestant::Socat),
-                "none" => {}
-                unknown => {
-                    let known = PEERS.join(", ");
-                    return Err(Error::Usage(format!(
-                        "--peers: no '{unknown}'; there are {known}"
-                    )));
-                }
+                "plain" => list.push(Contestant::Plain),
+                _ => {}
             }
         }
         let mut seen = Vec::new();
@@ -130,6 +140,7 @@ impl Contestant {
             Contestant::Haproxy { splice: false } => "haproxy-copy",
             Contestant::Nginx => "nginx",
             Contestant::Socat => "socat",
+            Contestant::Plain => "plain",
         }
     }
 
@@ -152,13 +163,15 @@ impl Contestant {
         }
     }
 
-    /// How many idle connections it is asked to hold, with `descriptors` to a
-    /// process: 10,000, or what fits. socat forks for each, which beyond a few
-    /// measures the machine's memory rather than socat.
-    pub fn idle_connections(&self, descriptors: u64) -> u64 {
-        match self {
-            Contestant::Socat => 300,
-            _ => connections_max(descriptors).min(10_000),
+    /// How many connections or sessions it is asked to hold at rest, with
+    /// `descriptors` to a process: 10,000 and 50,000, or what fits (the ports of one
+    /// address are an end to sessions too). socat forks for each, which beyond a
+    /// few measures the machine's memory rather than socat.
+    pub fn held(&self, workload: Workload, descriptors: u64) -> u64 {
+        match (self, workload.protocol()) {
+            (Contestant::Socat, _) => 300,
+            (_, Protocol::Tcp) => connections_max(descriptors).min(10_000),
+            (_, Protocol::Udp) => sessions_max(descriptors),
         }
     }
 
@@ -167,6 +180,7 @@ impl Contestant {
     pub fn command(
         &self,
         lab: &Lab,
+        protocol: Protocol,
         listen: SocketAddrV4,
         target: SocketAddrV4,
         descriptors: u64,
@@ -184,7 +198,11 @@ impl Contestant {
             Contestant::Sosplice { binary, args, .. } => {
                 let (listen, target) = (listen.to_string(), target.to_string());
                 let binary = binary.to_string_lossy();
-                let mut argv = words(&[&binary, "relay", &listen, &target]);
+                let mut argv = words(&[&binary, "relay"]);
+                if protocol == Protocol::Udp {
+                    argv.push("--udp".to_owned());
+                }
+                argv.extend([listen, target]);
                 argv.extend(args.iter().cloned());
                 argv.extend(words(match log {
                     Log::Quiet => &["--log-level", "warn"],
@@ -197,24 +215,49 @@ impl Contestant {
                 Some(words(&["haproxy", "-f", &path]))
             }
             Contestant::Nginx => {
-                let path = config(nginx_config(lab.scratch(), listen, target))?;
+                let path =
+                    config(nginx_config(lab.scratch(), protocol, descriptors, listen, target))?;
                 let prefix = lab.scratch().to_string_lossy();
                 Some(words(&["nginx", "-c", &path, "-p", &prefix, "-e", "stderr"]))
             }
             Contestant::Socat => {
                 let (ip, port) = (listen.ip(), listen.port());
-                let from =
-                    format!("TCP-LISTEN:{port},bind={ip},fork,reuseaddr,backlog=1024,nodelay");
-                Some(words(&["socat", "-b", "65536", &from, &format!("TCP:{target},nodelay")]))
+                let (from, to) = match protocol {
+                    Protocol::Tcp => (
+                        format!("TCP-LISTEN:{port},bind={ip},fork,reuseaddr,backlog=1024,nodelay"),
+                        format!("TCP:{target},nodelay"),
+                    ),
+                    Protocol::Udp => (
+                        format!("UDP4-LISTEN:{port},bind={ip},fork,reuseaddr"),
+                        format!("UDP4:{target}"),
+                    ),
+                };
+                Some(words(&["socat", "-b", "65536", &from, &to]))
+            }
+            Contestant::Plain => {
+                let (listen, target) = (listen.to_string(), target.to_string());
+                let own = own_binary();
+                Some(words(&[&own.to_string_lossy(), "bench", "plain", &listen, &target]))
             }
         })
     }
+}
+
+/// This binary, for a child: not current_exe(), whose path may hold a newer
+/// build by now.
+pub fn own_binary() -> PathBuf {
+    PathBuf::from(format!("/proc/{}/exe", std::process::id()))
 }
 
 /// Connections that a relay can hold with so many descriptors, two for each,
 /// with room for its own, its pipes and its listeners.
 fn connections_max(descriptors: u64) -> u64 {
     descriptors.saturating_sub(1000) / 2
+}
+
+/// Sessions that a relay, one descriptor for each, or the client can hold.
+fn sessions_max(descriptors: u64) -> u64 {
+    descriptors.saturating_sub(1000).min(50_000)
 }
 
 /// HAProxy refuses to start if `2 * (maxconn + maxpipes)` and a few do not fit
@@ -238,13 +281,25 @@ fn haproxy_config(
     )
 }
 
-fn nginx_config(scratch: &Path, listen: SocketAddrV4, target: SocketAddrV4) -> String {
+/// A UDP session takes two of nginx's connections and one descriptor, and the
+/// kernel may hand one worker more than its half.
+fn nginx_config(
+    scratch: &Path,
+    protocol: Protocol,
+    descriptors: u64,
+    listen: SocketAddrV4,
+    target: SocketAddrV4,
+) -> String {
     let scratch = scratch.display();
+    let (listening, connections) = match protocol {
+        Protocol::Tcp => (listen.to_string(), 32_768),
+        Protocol::Udp => (format!("{listen} udp reuseport"), 2 * sessions_max(descriptors) + 1000),
+    };
     format!(
         "load_module {NGINX_STREAM};\ndaemon off;\nworker_processes 2;\n\
          error_log stderr crit;\npid {scratch}/nginx.pid;\n\
-         events {{ worker_connections 32768; }}\n\
-         stream {{ server {{ listen {listen}; proxy_pass {target}; proxy_timeout 1h; proxy_buffer_size 64k; }} }}\n"
+         events {{ worker_connections {connections}; }}\n\
+         stream {{ server {{ listen {listening}; proxy_pass {target}; proxy_timeout 1h; proxy_buffer_size 64k; }} }}\n"
     )
 }
 
@@ -252,19 +307,35 @@ fn nginx_config(scratch: &Path, listen: SocketAddrV4, target: SocketAddrV4) -> S
 mod tests {
     use super::*;
 
-    fn names(peers: &[&str]) -> Vec<&'static str> {
+    fn names(protocol: Protocol, peers: &[&str]) -> Option<Vec<&'static str>> {
         let peers: Vec<String> = peers.iter().map(|&peer| peer.to_owned()).collect();
-        let list = Contestant::list(&peers, &[], None).unwrap_or_default();
-        list.iter().map(Contestant::name).collect()
+        let list = Contestant::list(protocol, &peers, &[], None).ok()?;
+        Some(list.iter().map(Contestant::name).collect())
     }
 
     #[test]
     fn haproxy_is_both_and_nothing_comes_twice() {
         assert_eq!(
-            names(&["haproxy", "haproxy-copy"]),
-            ["sosplice", "haproxy-splice", "haproxy-copy"]
+            names(Protocol::Tcp, &["haproxy", "haproxy-copy"]),
+            Some(vec!["sosplice", "haproxy-splice", "haproxy-copy"])
         );
-        assert_eq!(names(&["none"]), ["sosplice"]);
-        assert!(Contestant::list(&["apache".to_owned()], &[], None).is_err());
+        assert_eq!(names(Protocol::Tcp, &["none"]), Some(vec!["sosplice"]));
+        assert_eq!(names(Protocol::Tcp, &["apache"]), None);
+    }
+
+    #[test]
+    fn a_name_that_is_known_is_a_contestant() {
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            for name in known(protocol) {
+                let found = names(protocol, &[name]).unwrap_or_default();
+                assert!(found.len() > 1 || *name == "none", "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn who_cannot_relay_datagrams_is_not_asked_to() {
+        assert_eq!(names(Protocol::Udp, &["haproxy"]), None);
+        assert_eq!(names(Protocol::Tcp, &["plain"]), None);
     }
 }

@@ -5,7 +5,8 @@
 //! than the differences that matter. What is published is therefore a ratio of
 //! medians; nothing here is a timed test, and no build depends on it.
 //!
-//! * [`tcp`] the command: which runs, in which order, and what is printed
+//! * [`tcp`], [`udp`] the commands: what they can be asked
+//! * [`rounds`] which runs, in which order, and what is printed
 //! * [`netns`] three network namespaces, and the janitor that removes them
 //! * [`trial`] one run of one contestant on one workload
 //! * [`child`] processes with a deadline, inside a namespace
@@ -13,6 +14,7 @@
 //! * [`plain`] the UDP relay that everybody writes first, to compare with
 //! * [`workload`] what is asked of it, and what is read off
 //! * [`load`] the light load generators (this binary, re-executed)
+//! * [`reading`] what they said, as numbers
 //! * [`cpu`] what /proc says a relay cost
 //! * [`engine`] which engine carried the bytes
 //! * [`report`], [`verdict`], [`plot`] medians, tables, goals, picture
@@ -25,9 +27,12 @@ mod load;
 mod netns;
 mod plain;
 mod plot;
+mod reading;
 mod report;
+mod rounds;
 mod tcp;
 mod trial;
+mod udp;
 mod verdict;
 mod workload;
 
@@ -44,7 +49,9 @@ pub struct Args {
 enum What {
     /// TCP relays: streams, request/response, new connections, idle ones
     Tcp(tcp::Args),
-    /// A simple UDP relay, to compare with (started by the benchmark inside its namespaces)
+    /// UDP relays: datagrams one way, request/response, many sessions
+    Udp(udp::Args),
+    /// A simple UDP relay, to compare with (started by `bench udp` inside its namespaces)
     #[command(hide = true)]
     Plain(plain::Args),
     /// A load generator (started by the benchmark inside its namespaces)
@@ -58,7 +65,8 @@ enum What {
 /// Runs `sosplice bench`.
 pub fn run(args: Args) -> ExitCode {
     let done = match args.what {
-        What::Tcp(args) => tcp::run(args),
+        What::Tcp(args) => tcp::run(&args),
+        What::Udp(args) => udp::run(&args),
         What::Plain(args) => plain::run(&args),
         What::Load(args) => load::run(args),
         What::Janitor(args) => netns::run_janitor(&args),

@@ -19,13 +19,13 @@ const COLOURS: [&str; 9] = [
 ];
 
 /// The chart as SVG text. Bars are the contestant's median over sosplice's,
-/// so the line at 1 is sosplice; idle is left out, being no rate.
+/// so the line at 1 is sosplice; what rests is left out, being no rate.
 pub fn svg(results: &Results) -> String {
     let groups: Vec<Workload> = results
         .workloads
         .iter()
         .copied()
-        .filter(|&workload| workload != Workload::Idle)
+        .filter(|workload| !workload.rests())
         .filter(|&workload| results.median(workload, PRODUCT, Metric::Rate).is_some())
         .collect();
     let group = BAR * results.contestants.len() as f64 + GROUP_GAP;

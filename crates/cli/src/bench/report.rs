@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::engine::{self, Engines};
 use super::verdict::Verdict;
-use super::workload::{Metric, Sample, Workload};
+use super::workload::{FAULTS, Metric, Sample, Workload};
 
 /// The contestant that ratios are made to.
 pub const PRODUCT: &str = "sosplice";
@@ -103,9 +103,28 @@ impl Results {
         }
         let mut text = align(&rows);
         if let Some(engines) = self.engines.get(workload.name()) {
-            let _ = writeln!(text, "{}", engine::line(*engines));
+            let _ = writeln!(text, "{}", engine::line(engines.as_ref()));
+        }
+        for fault in self.faults(workload) {
+            let _ = writeln!(text, "{fault}");
         }
         text
+    }
+
+    /// A line for each contestant that delivered what was not sent, or not so.
+    fn faults(&self, workload: Workload) -> Vec<String> {
+        let told = |contestant: &&'static str| {
+            let told: Vec<String> = FAULTS
+                .into_iter()
+                .map(|(fault, words)| (self.values(workload, contestant, fault), words))
+                .map(|(values, words)| (values.iter().sum::<f64>(), words))
+                .filter(|(sum, _)| *sum > 0.0)
+                .map(|(sum, words)| format!("{sum:.0} datagrams {words}"))
+                .collect();
+            let told = told.join(", ");
+            (!told.is_empty()).then(|| format!("{contestant}: {told}, in all rounds together"))
+        };
+        self.contestants.iter().filter_map(told).collect()
     }
 
     /// Everything, for programs.
@@ -115,10 +134,11 @@ impl Results {
             let mut contestants = Map::new();
             for &contestant in &self.contestants {
                 let mut metrics = Map::new();
-                for (metric, _, _) in workload.columns() {
-                    let values = self.values(workload, contestant, *metric);
+                let columns = workload.columns().iter().map(|(metric, ..)| *metric);
+                for metric in columns.chain(FAULTS.map(|(metric, _)| metric)) {
+                    let values = self.values(workload, contestant, metric);
                     if let Some(middle) = median(&mut values.clone()) {
-                        let ratio = self.ratio(workload, contestant, *metric);
+                        let ratio = self.ratio(workload, contestant, metric);
                         let entry = json!({"median": middle, "rounds": values, "sosplice_over_this": ratio});
                         metrics.insert(metric.key().to_owned(), entry);
                     }
@@ -127,8 +147,8 @@ impl Results {
                     contestants.insert(contestant.to_owned(), Value::Object(metrics));
                 }
             }
-            let engines = self.engines.get(workload.name()).copied().flatten();
-            let engines = engines.map(|e| json!({"pipe_bytes": e.pipe, "copy_bytes": e.copy}));
+            let engines = self.engines.get(workload.name()).and_then(Option::as_ref);
+            let engines = engines.map(Engines::json);
             let entry = json!({"contestants": contestants, "engine": engines});
             workloads.insert(workload.name().to_owned(), entry);
         }
@@ -201,6 +221,23 @@ mod tests {
         assert_eq!(results.ratio(stream, "socat", Metric::Rate), Some(2.0));
         assert_eq!(results.ratio(stream, "socat", Metric::RelayCpu), None);
         assert_eq!(results.ratio(stream, "nginx", Metric::Rate), None);
+    }
+
+    #[test]
+    fn a_corrupted_datagram_of_any_round_is_shown() {
+        let single = Workload::Single { size: 64 };
+        let mut results = Results::new(vec![single], vec![PRODUCT, "socat"]);
+        for corrupt in [0.0, 0.0, 2.0] {
+            results.add(single, PRODUCT, Sample::from([(Metric::Rate, 1.0), (Metric::Late, 0.0)]));
+            results.add(
+                single,
+                "socat",
+                Sample::from([(Metric::Rate, 1.0), (Metric::Corrupt, corrupt)]),
+            );
+        }
+        let told = ["socat: 2 datagrams corrupted, in all rounds together"];
+        assert_eq!(results.faults(single), told);
+        assert!(results.table(single).contains(told[0]));
     }
 
     #[test]

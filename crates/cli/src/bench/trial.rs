@@ -6,17 +6,14 @@
 
 use std::cell::Cell;
 use std::net::SocketAddrV4;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
-
-use serde_json::Value;
 
 use super::Error;
 use super::child::Child;
-use super::contestants::{Contestant, Log};
+use super::contestants::{Contestant, Log, own_binary};
 use super::netns::{Lab, Place, RELAY, SERVER};
 use super::workload::{Metric, Sample, Workload};
-use super::{cpu, load};
+use super::{cpu, load, reading};
 
 /// How long beyond its own time a load generator may take.
 const GRACE: Duration = Duration::from_secs(15);
@@ -79,10 +76,11 @@ impl<'lab> Bench<'lab> {
         workload: Workload,
         seconds: f64,
     ) -> Result<Sample, Error> {
-        let scene = self.set_up(who, workload, Log::Quiet)?;
-        let sample = match workload {
-            Workload::Idle => self.idle(who, &scene),
-            _ => self.load(workload, &scene, seconds),
+        let mut scene = self.set_up(who, workload, Log::Quiet)?;
+        let sample = if workload.rests() {
+            self.rest(who, workload, &scene)
+        } else {
+            self.load(workload, &mut scene, seconds)
         };
         sample.map_err(|error| blame(error, &scene))
     }
@@ -91,11 +89,12 @@ impl<'lab> Bench<'lab> {
     /// that log.
     pub fn connection_log(&self, who: &Contestant, workload: Workload) -> Result<String, Error> {
         let mut scene = self.set_up(who, workload, Log::Connections)?;
-        self.load(workload, &scene, 1.0)?;
+        self.load(workload, &mut scene, 1.0)?;
         let Some(relay) = scene.relay.as_mut() else {
             return Ok(String::new());
         };
-        // Lines are written as connections end; the last end with the drain.
+        // Lines are written as connections end; the last of them, and sessions,
+        // end with the drain.
         std::thread::sleep(Duration::from_millis(300));
         relay.terminate();
         Ok(format!("{}{}", relay.stderr(), relay.stdout()))
@@ -104,13 +103,16 @@ impl<'lab> Bench<'lab> {
     fn set_up(&self, who: &Contestant, workload: Workload, log: Log) -> Result<Scene, Error> {
         let relay_at = SocketAddrV4::new(RELAY, self.port());
         let server_at = SocketAddrV4::new(SERVER, self.port());
+        let protocol = workload.protocol();
         let mut server = self.start_server(workload, server_at)?;
-        server.wait_listening(SERVER, server_at.port())?;
-        let relay = match who.command(self.lab, relay_at, server_at, self.descriptors, log)? {
+        server.wait_listening(protocol, SERVER, server_at.port())?;
+        let command =
+            who.command(self.lab, protocol, relay_at, server_at, self.descriptors, log)?;
+        let relay = match command {
             None => None,
             Some(argv) => {
                 let mut relay = Child::start(self.lab, Place::Relay, who.name(), &argv)?;
-                relay.wait_listening(RELAY, relay_at.port())?;
+                relay.wait_listening(protocol, RELAY, relay_at.port())?;
                 Some(relay)
             }
         };
@@ -159,38 +161,54 @@ impl<'lab> Bench<'lab> {
             }
             Workload::Conn => own(&["serve", &at.to_string(), "--size", "64"]),
             Workload::Idle => own(&["serve", &at.to_string(), "--size", "1"]),
+            Workload::Single { size } => {
+                own(&["sink", &at.to_string(), "--size", &size.to_string()])
+            }
+            Workload::Gso { size } => {
+                own(&["sink", &at.to_string(), "--size", &size.to_string(), "--gro"])
+            }
+            Workload::Ask { .. } | Workload::Sessions => own(&["echo", &at.to_string()]),
         };
         Child::start(self.lab, Place::Server, "server", &argv)
     }
 
-    /// A workload that runs for a while and counts.
-    fn load(&self, workload: Workload, scene: &Scene, seconds: f64) -> Result<Sample, Error> {
-        let target = scene.target.to_string();
-        let time = seconds.to_string();
-        let argv = match workload {
+    /// The load of a workload that runs for a while and counts.
+    fn load_command(workload: Workload, target: SocketAddrV4, seconds: f64) -> Vec<String> {
+        let (at, time) = (target.to_string(), seconds.to_string());
+        match workload {
             Workload::Stream { streams } => {
-                let (ip, port) = (scene.target.ip().to_string(), scene.target.port().to_string());
+                let (ip, port) = (target.ip().to_string(), target.port().to_string());
                 let whole = (seconds.ceil() as u64).max(1).to_string();
                 let streams = streams.to_string();
                 ["iperf3", "-J", "-c", &ip, "-p", &port, "-t", &whole, "-P", &streams]
                     .map(str::to_owned)
                     .to_vec()
             }
-            Workload::Rr { size, connections } => own(&[
-                "rr",
-                &target,
-                "--size",
-                &size.to_string(),
-                "--connections",
-                &connections.to_string(),
-                "--seconds",
-                &time,
-            ]),
-            Workload::Conn => {
-                own(&["conn", &target, "--size", "64", "--in-flight", "32", "--seconds", &time])
+            Workload::Rr { size, connections } => {
+                let (size, connections) = (size.to_string(), connections.to_string());
+                let how = ["--size", &size, "--connections", &connections, "--seconds", &time];
+                own(&[&["rr", &at][..], &how].concat())
             }
-            Workload::Idle => return Err(Error::Usage("idle is not a load".to_owned())),
-        };
+            Workload::Conn => {
+                own(&["conn", &at, "--size", "64", "--in-flight", "32", "--seconds", &time])
+            }
+            Workload::Single { size } => {
+                own(&["flood", &at, "--size", &size.to_string(), "--seconds", &time])
+            }
+            Workload::Gso { size } => {
+                own(&["flood", &at, "--size", &size.to_string(), "--seconds", &time, "--gso"])
+            }
+            Workload::Ask { clients } => {
+                own(&["ask", &at, "--clients", &clients.to_string(), "--seconds", &time])
+            }
+            Workload::Idle => own(&["idle", &at]),
+            Workload::Sessions => own(&["sessions", &at]),
+        }
+    }
+
+    /// A workload that runs for a while and counts.
+    fn load(&self, workload: Workload, scene: &mut Scene, seconds: f64) -> Result<Sample, Error> {
+        let argv = Self::load_command(workload, scene.target, seconds);
         let relay_before = scene.relay.as_ref().map(|relay| cpu::group_cpu_ms(relay.pid()));
         let mut ours = vec![own_group(), scene.server.pid()];
         ours.extend(scene.relay.as_ref().map(Child::pid));
@@ -199,6 +217,11 @@ impl<'lab> Bench<'lab> {
         let system_before = cpu::system_cpu_ms();
         let mut client = Child::start(self.lab, Place::Client, "client", &argv)?;
         let said = client.finish(Duration::from_secs_f64(seconds) + GRACE)?;
+        let caught = match workload {
+            // The sink ends by itself when no more comes.
+            Workload::Single { .. } | Workload::Gso { .. } => scene.server.finish(GRACE)?,
+            _ => String::new(),
+        };
         let system = cpu::system_cpu_ms() - system_before;
         let relay = scene.relay.as_ref().map(|relay| cpu::group_cpu_ms(relay.pid()));
 
@@ -210,8 +233,10 @@ impl<'lab> Bench<'lab> {
         }
 
         let (mut sample, work) = match workload {
-            Workload::Stream { .. } => read_iperf(&said)?,
-            _ => read_tally(&said)?,
+            Workload::Stream { .. } => reading::iperf(&said)?,
+            Workload::Single { .. } | Workload::Gso { .. } => reading::flood(&said, &caught)?,
+            Workload::Ask { .. } => reading::answers(&said)?,
+            _ => reading::tally(&said)?,
         };
         sample.insert(Metric::SystemCpu, system / work);
         if let (Some(before), Some(after)) = (relay_before, relay) {
@@ -220,16 +245,17 @@ impl<'lab> Bench<'lab> {
         Ok(sample)
     }
 
-    /// Opens many connections, lets all come to rest, and looks.
-    fn idle(&self, who: &Contestant, scene: &Scene) -> Result<Sample, Error> {
-        let connections = who.idle_connections(self.descriptors);
+    /// Opens many connections or sessions, lets all come to rest, and looks.
+    fn rest(&self, who: &Contestant, workload: Workload, scene: &Scene) -> Result<Sample, Error> {
+        let count = who.held(workload, self.descriptors);
         let Some(relay) = scene.relay.as_ref() else {
-            return Err(Error::Usage("idle needs a relay".to_owned()));
+            return Err(Error::Usage(format!("{} needs a relay", workload.name())));
         };
         let (memory, pipes) = (cpu::group_memory(relay.pid()), cpu::group_pipes(relay.pid()));
-        let argv = own(&["idle", &scene.target.to_string(), "--count", &connections.to_string()]);
+        let mut argv = Self::load_command(workload, scene.target, 0.0);
+        argv.extend(["--count".to_owned(), count.to_string()]);
         let mut client = Child::start(self.lab, Place::Client, "client", &argv)?;
-        client.wait_until(Duration::from_secs(60), "did not open its connections", |client| {
+        client.wait_until(Duration::from_secs(60), "did not open all", |client| {
             client.stdout().contains(load::READY)
         })?;
         std::thread::sleep(Duration::from_secs(1));
@@ -239,10 +265,10 @@ impl<'lab> Bench<'lab> {
         let grown = cpu::group_memory(relay.pid()) as f64 - memory as f64;
         let held = cpu::group_pipes(relay.pid()).saturating_sub(pipes);
         Ok(Sample::from([
-            (Metric::Memory, grown / connections as f64),
+            (Metric::Memory, grown / count as f64),
             (Metric::IdleCpu, used),
             (Metric::Pipes, held as f64),
-            (Metric::Connections, connections as f64),
+            (Metric::Connections, count as f64),
         ]))
     }
 
@@ -261,8 +287,7 @@ fn own_group() -> u32 {
 
 /// This binary as a load generator.
 fn own(args: &[&str]) -> Vec<String> {
-    let binary = PathBuf::from(format!("/proc/{}/exe", std::process::id()));
-    let mut argv = vec![binary.to_string_lossy().into_owned()];
+    let mut argv = vec![own_binary().to_string_lossy().into_owned()];
     argv.extend(["bench", "load"].iter().chain(args).map(|&word| word.to_owned()));
     argv
 }
@@ -283,71 +308,5 @@ fn blame(error: Error, scene: &Scene) -> Error {
             relay.unwrap_or_default(),
             server.unwrap_or_default()
         )),
-    }
-}
-
-fn unreadable(program: &str, said: &str) -> Error {
-    Error::Program {
-        program: program.to_owned(),
-        said: format!("unreadable report: {}", said.lines().next().unwrap_or("empty")),
-    }
-}
-
-/// Rate and work (GB) as received by the server, from `iperf3 -J`.
-fn read_iperf(said: &str) -> Result<(Sample, f64), Error> {
-    let report: Value = serde_json::from_str(said).map_err(|_| unreadable("iperf3", said))?;
-    if let Some(error) = report["error"].as_str() {
-        return Err(Error::Program { program: "iperf3".to_owned(), said: error.to_owned() });
-    }
-    let received = &report["end"]["sum_received"];
-    match (received["bytes"].as_f64(), received["bits_per_second"].as_f64()) {
-        (Some(bytes), Some(rate)) if bytes > 0.0 => {
-            Ok((Sample::from([(Metric::Rate, rate / 1e9)]), bytes / 1e9))
-        }
-        _ => Err(unreadable("iperf3", "no bytes received")),
-    }
-}
-
-/// Rate and work (thousands of transactions), from our own client.
-fn read_tally(said: &str) -> Result<(Sample, f64), Error> {
-    let report: Value = serde_json::from_str(said).map_err(|_| unreadable("load", said))?;
-    let number = |key: &str| report[key].as_f64().ok_or_else(|| unreadable("load", said));
-    let (count, seconds) = (number("count")?, number("seconds")?);
-    if count < 1.0 || seconds <= 0.0 {
-        return Err(unreadable("load", "no transaction done"));
-    }
-    let errors = number("errors")?;
-    if errors > count / 100.0 {
-        let said = format!("{errors} of {} connections failed", count + errors);
-        return Err(Error::Program { program: "load".to_owned(), said });
-    }
-    let sample = Sample::from([
-        (Metric::Rate, count / seconds),
-        (Metric::P50, number("p50_us")?),
-        (Metric::P99, number("p99_us")?),
-    ]);
-    Ok((sample, count / 1e3))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn iperf_is_read_at_the_receiver() {
-        let said = r#"{"end":{"sum_sent":{"bytes":9e9},"sum_received":{"bytes":5e9,"bits_per_second":1e10}}}"#;
-        let (sample, gigabytes) = read_iperf(said).unwrap_or_default();
-        assert_eq!((sample.get(&Metric::Rate), gigabytes), (Some(&10.0), 5.0));
-        assert!(read_iperf(r#"{"error":"refused"}"#).is_err());
-        assert!(read_iperf("iperf3: error").is_err());
-    }
-
-    #[test]
-    fn a_load_with_many_failures_is_no_result() {
-        let good = r#"{"count":2000,"errors":1,"seconds":2,"p50_us":5,"p99_us":9}"#;
-        let (sample, thousands) = read_tally(good).unwrap_or_default();
-        assert_eq!((sample.get(&Metric::Rate), thousands), (Some(&1000.0), 2.0));
-        assert!(read_tally(&good.replace("\"errors\":1", "\"errors\":100")).is_err());
-        assert!(read_tally("").is_err());
     }
 }

@@ -61,6 +61,20 @@ pub fn verdicts(results: &Results) -> Vec<Verdict> {
                 list.push(Verdict::at_least("conn >= 1.00 x nginx".to_owned(), ratio, 1.0));
             }
             Workload::Idle => idle(results, workload, &mut list),
+            Workload::Single { .. } => singles(results, workload, &mut list),
+            Workload::Gso { .. } => segmented(results, workload, &mut list),
+            Workload::Ask { clients: 1 } => {
+                let ratio = results.ratio(workload, "plain", Metric::P50);
+                let goal = format!("{} p50 <= 1.00 x plain", workload.name());
+                list.push(Verdict::at_most(goal, ratio, 1.0));
+            }
+            // Shown beside its peers, and held to nothing.
+            Workload::Ask { .. } => {}
+            Workload::Sessions => {
+                let own = results.median(workload, PRODUCT, Metric::Memory);
+                let goal = "sessions user memory per session <= 1024 B".to_owned();
+                list.push(Verdict::at_most(goal, own, 1024.0));
+            }
         }
     }
     list
@@ -110,6 +124,34 @@ fn idle(results: &Results, workload: Workload, list: &mut Vec<Verdict>) {
     }
 }
 
+/// A call a datagram at the sender: the relay may gather, nobody does it for it.
+fn singles(results: &Results, workload: Workload, list: &mut Vec<Verdict>) {
+    let name = workload.name();
+    for (peer, bound) in [("plain", 1.35), ("forward", 0.85)] {
+        let goal = format!("{name} >= {bound:.2} x {peer}");
+        let rate = results.ratio(workload, peer, Metric::Rate);
+        list.push(Verdict::at_least(goal, rate, bound));
+    }
+    let goal = format!("{name} relay CPU per million <= 0.60 x plain");
+    let cpu = results.ratio(workload, "plain", Metric::RelayCpu);
+    list.push(Verdict::at_most(goal, cpu, 0.6));
+}
+
+/// A sender with UDP_SEGMENT: who does not keep its bursts together pays for
+/// each datagram again.
+fn segmented(results: &Results, workload: Workload, list: &mut Vec<Verdict>) {
+    let name = workload.name();
+    for peer in ["plain", "nginx"] {
+        let rate = results.ratio(workload, peer, Metric::Rate);
+        list.push(Verdict::at_least(format!("{name} >= 6.00 x {peer}"), rate, 6.0));
+    }
+    for peer in ["plain", "nginx"] {
+        let cpu = results.ratio(workload, peer, Metric::RelayCpu);
+        let goal = format!("{name} relay CPU per million <= 1/6 x {peer}");
+        list.push(Verdict::at_most(goal, cpu, 1.0 / 6.0));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -135,6 +177,38 @@ mod tests {
     fn the_bound_is_no_peer() {
         let found = verdicts(&results(RR, &[(PRODUCT, 10.0), ("forward", 99.0), ("nginx", 10.0)]));
         assert_eq!(found[0].line(), "rr64x1 >= 1.00 x the best peer (nginx): 1.00 ok");
+    }
+
+    #[test]
+    fn a_datagram_goal_may_be_less_than_its_bound() {
+        let single = Workload::Single { size: 64 };
+        let rates = [(PRODUCT, 90.0), ("forward", 100.0), ("plain", 80.0)];
+        let lines: Vec<String> =
+            verdicts(&results(single, &rates)).iter().map(Verdict::line).collect();
+        assert_eq!(
+            lines,
+            [
+                "single64 >= 1.35 x plain: 1.12 MISSED",
+                "single64 >= 0.85 x forward: 0.90 ok",
+                "single64 relay CPU per million <= 0.60 x plain: not measured",
+            ]
+        );
+    }
+
+    #[test]
+    fn less_processor_time_and_less_latency_are_better() {
+        let goal = |workload, metric, ours, theirs| {
+            let mut results = Results::new(vec![workload], Vec::new());
+            results.add(workload, PRODUCT, Sample::from([(metric, ours)]));
+            results.add(workload, "plain", Sample::from([(metric, theirs)]));
+            let list = verdicts(&results);
+            list.into_iter().find(|verdict| verdict.value.is_some()).map(|found| found.line())
+        };
+        let gso = goal(Workload::Gso { size: 1400 }, Metric::RelayCpu, 1.0, 5.0);
+        let expected = "gso1400 relay CPU per million <= 1/6 x plain: 0.20 MISSED";
+        assert_eq!(gso.as_deref(), Some(expected));
+        let lone = goal(Workload::Ask { clients: 1 }, Metric::P50, 40.0, 50.0);
+        assert_eq!(lone.as_deref(), Some("lone p50 <= 1.00 x plain: 0.80 ok"));
     }
 
     #[test]

@@ -2,6 +2,15 @@
 
 use std::collections::BTreeMap;
 
+/// What the relay relays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// Connections.
+    Tcp,
+    /// Datagrams, and sessions by the client's address.
+    Udp,
+}
+
 /// One kind of work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Workload {
@@ -13,10 +22,19 @@ pub enum Workload {
     Conn,
     /// Relayed connections that have passed one byte each way, and rest.
     Idle,
+    /// Datagrams of `size` bytes one way, as fast as one socket sends them, one
+    /// call a datagram.
+    Single { size: usize },
+    /// The same with as many datagrams a call as UDP_SEGMENT takes.
+    Gso { size: usize },
+    /// Request and response of one 64-byte datagram, so many clients at once.
+    Ask { clients: usize },
+    /// Sessions that have passed one datagram each way, and rest.
+    Sessions,
 }
 
 /// All workloads by name, in the order of the report.
-pub const WORKLOADS: [(&str, Workload); 8] = [
+pub const WORKLOADS: [(&str, Workload); 15] = [
     ("stream1", Workload::Stream { streams: 1 }),
     ("stream8", Workload::Stream { streams: 8 }),
     ("rr64x1", Workload::Rr { size: 64, connections: 1 }),
@@ -25,14 +43,22 @@ pub const WORKLOADS: [(&str, Workload); 8] = [
     ("rr16kx32", Workload::Rr { size: 16 << 10, connections: 32 }),
     ("conn", Workload::Conn),
     ("idle", Workload::Idle),
+    ("single64", Workload::Single { size: 64 }),
+    ("single512", Workload::Single { size: 512 }),
+    ("single1400", Workload::Single { size: 1400 }),
+    ("gso1400", Workload::Gso { size: 1400 }),
+    ("lone", Workload::Ask { clients: 1 }),
+    ("clients", Workload::Ask { clients: 200 }),
+    ("sessions", Workload::Sessions),
 ];
 
 /// One thing that is read off a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Metric {
-    /// Gbit/s, or transactions a second.
+    /// Gbit/s, transactions or delivered datagrams a second.
     Rate,
-    /// Processor time of the relay, ms per GB or per 1000 transactions.
+    /// Processor time of the relay, ms per GB or per 1000 transactions; s per
+    /// million datagrams, which is the same number as ms per 1000.
     RelayCpu,
     /// Busy time of the machine, in the same unit.
     SystemCpu,
@@ -40,23 +66,73 @@ pub enum Metric {
     P50,
     /// Latency, us: 99 of 100 are below it.
     P99,
-    /// User memory of an idle connection, bytes.
+    /// Datagrams sent and not delivered, or asked and not answered, %.
+    Loss,
+    /// Datagrams whose size or content was not what was sent.
+    Corrupt,
+    /// Datagrams that came behind a later one, or twice.
+    Late,
+    /// User memory of an idle connection or session, bytes.
     Memory,
     /// Processor time while all is idle, ms over 3 s.
     IdleCpu,
     /// Pipe descriptors held by idle connections.
     Pipes,
-    /// Idle connections that were held.
+    /// Idle connections or sessions that were held.
     Connections,
 }
+
+/// What must not happen at all, and is shown where it does: metric, words.
+pub const FAULTS: [(Metric, &str); 2] =
+    [(Metric::Corrupt, "corrupted"), (Metric::Late, "reordered or doubled")];
 
 /// What one run of one contestant gave.
 pub type Sample = BTreeMap<Metric, f64>;
 
+impl Protocol {
+    /// The engines that a relay of ours names in its log, the best one first.
+    pub fn engines(self) -> &'static [&'static str] {
+        match self {
+            Protocol::Tcp => &["pipe", "copy"],
+            Protocol::Udp => &["gso", "mmsg", "plain"],
+        }
+    }
+
+    /// Its workloads, in the order of the report.
+    pub fn workloads(self) -> impl Iterator<Item = Workload> {
+        let all = WORKLOADS.iter().map(|(_, workload)| *workload);
+        all.filter(move |workload| workload.protocol() == self)
+    }
+}
+
 impl Workload {
-    /// The workload of this name.
-    pub fn named(name: &str) -> Option<Workload> {
-        WORKLOADS.iter().find(|(known, _)| *known == name).map(|(_, workload)| *workload)
+    /// What is relayed.
+    pub fn protocol(self) -> Protocol {
+        match self {
+            Workload::Stream { .. } | Workload::Rr { .. } | Workload::Conn | Workload::Idle => {
+                Protocol::Tcp
+            }
+            Workload::Single { .. }
+            | Workload::Gso { .. }
+            | Workload::Ask { .. }
+            | Workload::Sessions => Protocol::Udp,
+        }
+    }
+
+    /// The name that stands for it and others of its kind, if there are any.
+    pub fn kind(self) -> Option<&'static str> {
+        match self {
+            Workload::Stream { .. } => Some("stream"),
+            Workload::Rr { .. } => Some("rr"),
+            Workload::Single { .. } => Some("single"),
+            _ => None,
+        }
+    }
+
+    /// Whether the relay is looked at while nothing happens, so that without a
+    /// relay there is nothing to see.
+    pub fn rests(self) -> bool {
+        matches!(self, Workload::Idle | Workload::Sessions)
     }
 
     /// Its name.
@@ -67,7 +143,9 @@ impl Workload {
     /// What is judged first: the metric that ratios are made of.
     pub fn main_metric(self) -> Metric {
         match self {
-            Workload::Idle => Metric::Memory,
+            Workload::Idle | Workload::Sessions => Metric::Memory,
+            // One client waits for each answer: its rate is its latency, and less telling.
+            Workload::Ask { clients: 1 } => Metric::P50,
             _ => Metric::Rate,
         }
     }
@@ -93,6 +171,33 @@ impl Workload {
                 (Metric::Pipes, "pipe fds", 0),
                 (Metric::Connections, "connections", 0),
             ],
+            Workload::Single { .. } | Workload::Gso { .. } => &[
+                (Metric::Rate, "per s", 0),
+                (Metric::RelayCpu, "relay s/M", 2),
+                (Metric::SystemCpu, "system s/M", 2),
+                (Metric::Loss, "lost %", 1),
+            ],
+            Workload::Ask { clients: 1 } => &[
+                (Metric::P50, "p50 us", 1),
+                (Metric::P99, "p99 us", 1),
+                (Metric::Rate, "per s", 0),
+                (Metric::RelayCpu, "relay s/M", 1),
+                (Metric::SystemCpu, "system s/M", 1),
+                (Metric::Loss, "lost %", 2),
+            ],
+            Workload::Ask { .. } => &[
+                (Metric::Rate, "per s", 0),
+                (Metric::RelayCpu, "relay s/M", 1),
+                (Metric::SystemCpu, "system s/M", 1),
+                (Metric::P50, "p50 us", 1),
+                (Metric::P99, "p99 us", 1),
+                (Metric::Loss, "lost %", 2),
+            ],
+            Workload::Sessions => &[
+                (Metric::Memory, "user B/session", 0),
+                (Metric::IdleCpu, "cpu ms/3 s", 1),
+                (Metric::Connections, "sessions", 0),
+            ],
         }
     }
 }
@@ -106,6 +211,9 @@ impl Metric {
             Metric::SystemCpu => "system_cpu_ms",
             Metric::P50 => "p50_us",
             Metric::P99 => "p99_us",
+            Metric::Loss => "lost_percent",
+            Metric::Corrupt => "corrupted",
+            Metric::Late => "reordered_or_doubled",
             Metric::Memory => "memory_bytes",
             Metric::IdleCpu => "idle_cpu_ms",
             Metric::Pipes => "pipe_fds",
@@ -119,11 +227,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_go_both_ways() {
+    fn no_name_stands_for_two() {
         for (name, workload) in WORKLOADS {
-            assert_eq!(Workload::named(name), Some(workload));
             assert_eq!(workload.name(), name);
         }
-        assert_eq!(Workload::named("stream2"), None);
+    }
+
+    #[test]
+    fn the_main_metric_has_a_column() {
+        for (name, workload) in WORKLOADS {
+            let shown = workload.columns().iter().any(|(m, ..)| *m == workload.main_metric());
+            assert!(shown, "{name}");
+        }
     }
 }
