@@ -153,7 +153,8 @@ impl Session<'_> {
     /// The one line a connection.
     fn account(&self, ends: &BothEnds, cause: &dyn std::fmt::Display) {
         let (up, down) = (ends.a_to_b.carried, ends.b_to_a.carried);
-        let carried = Carried { copy: up.copy + down.copy, pipe: up.pipe + down.pipe };
+        let mut carried = up;
+        carried += down;
         tracing::info!(
             client = %self.client_addr,
             upstream = %self.upstream_addr,
