@@ -5,8 +5,11 @@
 //! segment sizes and put one behind the other, are the datagrams that came, in their order,
 //! each with its length (`tests` checks it for random input).
 
-use super::batch::Message;
+use super::Destination;
+use super::batch::{Batch, Message};
 use crate::end::Carried;
+use crate::sys::send_groups;
+use rustix::fd::AsFd;
 use rustix::io::Errno;
 use std::io;
 
@@ -130,6 +133,25 @@ impl Plan {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.groups.is_empty()
+    }
+
+    /// Sends the planned groups: see [`crate::sys::send_groups`].
+    ///
+    /// # Errors
+    /// That of the first group, which was not sent.
+    pub fn send<Fd: AsFd>(
+        &self,
+        fd: Fd,
+        batch: &Batch,
+        to: Option<&Destination>,
+    ) -> io::Result<usize> {
+        Ok(send_groups(fd, &batch.buffer, &self.pieces, &self.groups, to)?)
+    }
+
+    /// Datagrams of the first group: what is lost when it is left out.
+    #[must_use]
+    pub fn first_datagrams(&self) -> u64 {
+        self.groups.first().map_or(0, |group| group.datagrams.into())
     }
 
     /// Where the batch stands when the first `count` groups are out.
