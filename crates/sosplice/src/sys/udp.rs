@@ -139,11 +139,17 @@ unsafe fn read_control(header: &libc::msghdr) -> Told {
                 }
                 (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
                     let info = data.cast::<libc::in_pktinfo>().read_unaligned();
-                    told.to = Some(Ipv4Addr::from(u32::from_be(info.ipi_addr.s_addr)).into());
+                    // Not ipi_addr: of a broadcast that is no address to send from.
+                    told.to = Some(Ipv4Addr::from(u32::from_be(info.ipi_spec_dst.s_addr)).into());
                 }
                 (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
                     let info = data.cast::<libc::in6_pktinfo>().read_unaligned();
-                    told.to = Some(Ipv6Addr::from(info.ipi6_addr.s6_addr).into());
+                    let to = Ipv6Addr::from(info.ipi6_addr.s6_addr);
+                    let group = match to.to_ipv4_mapped() {
+                        Some(v4) => v4.is_multicast() || v4.is_broadcast(),
+                        None => to.is_multicast(),
+                    };
+                    told.to = (!group).then_some(to.into());
                 }
                 _ => {}
             }
