@@ -1,11 +1,16 @@
 //! `sosplice relay`: the flags, and what they become.
 
 use crate::log;
+use sosplice::EngineChoice;
+use sosplice_relay::udp::Udp;
 use sosplice_relay::{Balance, Config, Congestion, Error, Relay, Target};
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::process::ExitCode;
 use std::time::Duration;
+
+/// A UDP session has no other end than silence.
+const UDP_IDLE: Duration = Duration::from_secs(60);
 
 /// Arguments of `sosplice relay`.
 #[derive(clap::Args)]
@@ -15,25 +20,33 @@ pub struct Args {
     listen: SocketAddr,
 
     /// Where to go: HOST:PORT, one or more; none for a built-in origin to try it with
+    #[arg(required_if_eq("udp", "true"))]
     targets: Vec<Target>,
 
+    /// Relay datagrams: a session for each client address
+    #[arg(long)]
+    udp: bool,
+
     /// End a connection when a direction has carried so many bytes (as 1000, 10MB, 1GiB)
-    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    #[arg(long, value_name = "BYTES", value_parser = bytes, conflicts_with = "udp")]
     max: Option<u64>,
 
-    /// End a connection when nothing moved either way for so long (as 90s, 5m)
+    /// End a connection when nothing moved either way for so long (as 90s, 5m) [default: none,
+    /// with --udp 60s]
     #[arg(long, value_name = "TIME", value_parser = time_limit)]
     idle: Option<Duration>,
 
     /// Give up on an upstream that does not answer for so long
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = time_limit)]
+    #[arg(conflicts_with = "udp")]
     connect_timeout: Duration,
 
     /// After SIGTERM let running connections go on for at most so long
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = time)]
     drain_timeout: Duration,
 
-    /// What carries the bytes: auto lets each flow decide, pipe is splice(2), copy a buffer
+    /// What carries the bytes: auto lets each flow decide, pipe is splice(2), copy a buffer (with
+    /// --udp auto is batches, copy a call a datagram)
     #[arg(long, value_enum, default_value_t)]
     engine: Engine,
 
@@ -51,12 +64,19 @@ pub struct Args {
 
     /// The congestion control of all connections, as reno or cubic: inside a host or a data
     /// centre bulk costs less than with bbr, which paces [default: the system's]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", conflicts_with = "udp")]
     congestion: Option<String>,
 
     /// Connections at a time; more wait [default: what the descriptor limit allows]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(conflicts_with = "udp")]
     max_connections: Option<u64>,
+
+    /// With --udp: sessions at a time; the least recently used makes room for a new one
+    /// [default: what the descriptor limit allows]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(requires = "udp")]
+    max_sessions: Option<u64>,
 
     #[command(flatten)]
     log: log::Flags,
@@ -142,27 +162,41 @@ pub fn run(args: Args) -> ExitCode {
 fn start(args: Args) -> Result<Relay, Error> {
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
     let workers = args.workers.map_or_else(cores, usize::from);
+    let balance = match args.balance {
+        Policy::RoundRobin => Balance::RoundRobin,
+        Policy::LeastConn => Balance::LeastConn,
+        Policy::Random => Balance::Random,
+        Policy::Source => Balance::Source,
+    };
+    let engine = match args.engine {
+        Engine::Auto => EngineChoice::Auto,
+        Engine::Pipe => EngineChoice::Pipe,
+        Engine::Copy => EngineChoice::Copy,
+    };
+    let busy_poll = Duration::from_micros(args.busy_poll_us.into());
+    if args.udp {
+        let relay = Relay::start_udp(Udp {
+            listen: args.listen,
+            targets: args.targets,
+            balance,
+            idle: args.idle.unwrap_or(UDP_IDLE),
+            max_sessions: args.max_sessions,
+            drain_timeout: args.drain_timeout,
+            busy_poll,
+            engine,
+            workers,
+        })?;
+        tracing::info!(addr = %relay.addr(), workers, "listening");
+        return Ok(relay);
+    }
     let config = Config {
         listen: args.listen,
-        balance: match args.balance {
-            Policy::RoundRobin => Balance::RoundRobin,
-            Policy::LeastConn => Balance::LeastConn,
-            Policy::Random => Balance::Random,
-            Policy::Source => Balance::Source,
-        },
-        limits: sosplice::Limits {
-            max: args.max,
-            idle: args.idle,
-            engine: match args.engine {
-                Engine::Auto => sosplice::EngineChoice::Auto,
-                Engine::Pipe => sosplice::EngineChoice::Pipe,
-                Engine::Copy => sosplice::EngineChoice::Copy,
-            },
-        },
+        balance,
+        limits: sosplice::Limits { max: args.max, idle: args.idle, engine },
         connect_timeout: args.connect_timeout,
         drain_timeout: args.drain_timeout,
         max_connections: args.max_connections,
-        busy_poll: Duration::from_micros(args.busy_poll_us.into()),
+        busy_poll,
         congestion: args.congestion.map(Congestion),
         workers,
         targets: args.targets,

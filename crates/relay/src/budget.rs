@@ -35,6 +35,9 @@ pub const SESSION_DESCRIPTORS: u64 = 2;
 /// of it is in this process as well.
 pub const ORIGIN_SESSION_DESCRIPTORS: u64 = 3;
 
+/// Descriptors of one UDP session: the socket that is connected to its upstream.
+pub const UDP_SESSION_DESCRIPTORS: u64 = 1;
+
 /// Pipes that a worker wishes for when nobody says otherwise: flows in bulk hold
 /// one only while bytes are in it, so a worker that runs one flow at a time
 /// needs few, and a drain that is slow may keep one for long.
@@ -60,6 +63,8 @@ pub struct Demand {
     pub pipes_per_worker: u64,
     /// Connections at once that the user asked for, all workers together.
     pub max_connections: Option<u64>,
+    /// The flag that he asks by, for the errors.
+    pub flag: &'static str,
 }
 
 /// What fits.
@@ -91,10 +96,12 @@ pub enum BudgetError {
     },
     /// More connections were asked for than the limit holds.
     #[error(
-        "--max-connections {asked} needs a limit on open files of {needed}, and it is {nofile}, \
+        "{flag} {asked} needs a limit on open files of {needed}, and it is {nofile}, \
          enough for {fits}: raise it (ulimit -n {needed}) or ask for fewer"
     )]
     TooMany {
+        /// The flag that asked.
+        flag: &'static str,
         /// The connections asked for.
         asked: u64,
         /// The most that the present limit holds.
@@ -105,8 +112,11 @@ pub enum BudgetError {
         needed: u64,
     },
     /// A relay for no connection at all was asked for.
-    #[error("--max-connections 0 leaves nothing to relay: ask for at least 1")]
-    None,
+    #[error("{flag} 0 leaves nothing to relay: ask for at least 1")]
+    None {
+        /// The flag that asked.
+        flag: &'static str,
+    },
 }
 
 impl Demand {
@@ -141,12 +151,13 @@ impl Demand {
                 let max_connections = (left - pipes_per_worker * pipe_each) / per_session;
                 Ok(Budget { max_connections, pipes_per_worker })
             }
-            Some(0) => Err(BudgetError::None),
+            Some(0) => Err(BudgetError::None { flag: self.flag }),
             Some(asked) => {
                 let fits = (left - pipe_each) / per_session;
                 let taken = asked.saturating_mul(per_session);
                 if asked > fits {
                     return Err(BudgetError::TooMany {
+                        flag: self.flag,
                         asked,
                         fits,
                         nofile: self.nofile,
@@ -190,6 +201,7 @@ mod tests {
         per_session: SESSION_DESCRIPTORS,
         pipes_per_worker: 16,
         max_connections: None,
+        flag: "--max-connections",
     };
 
     fn taken(demand: &Demand, budget: &Budget) -> u64 {
@@ -213,6 +225,7 @@ mod tests {
                         per_session,
                         pipes_per_worker: pipes,
                         max_connections: None,
+                        flag: "--max-connections",
                     })
                 })
             })
@@ -283,7 +296,7 @@ mod tests {
             }
         }
         let nothing = Demand { max_connections: Some(0), ..USUAL };
-        assert_eq!(nothing.budget(), Err(BudgetError::None));
+        assert_eq!(nothing.budget(), Err(BudgetError::None { flag: "--max-connections" }));
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod live;
 pub mod origin;
 pub mod relay;
 mod session;
+pub mod udp;
 mod upstream;
 mod worker;
 

@@ -27,7 +27,8 @@ impl LiveCarried {
     }
 
     fn load(&self) -> Carried {
-        Carried { copy: self.copy.load(Ordering::Relaxed), pipe: self.pipe.load(Ordering::Relaxed) }
+        let (copy, pipe) = (self.copy.load(Ordering::Relaxed), self.pipe.load(Ordering::Relaxed));
+        Carried { copy, pipe, ..Carried::default() }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::budget::{self, Budget, Demand};
 use crate::error::Error;
+use crate::udp::{self, Udp};
 use crate::upstream::{Balance, Congestion, Pool, Target};
 use crate::{listener, worker};
 use sosplice::Limits;
@@ -50,14 +51,16 @@ pub(crate) struct Shared {
     pub(crate) congestion: Option<Congestion>,
     pub(crate) permits: Arc<Semaphore>,
     pub(crate) pipes_per_worker: usize,
-    pub(crate) stats: Stats,
+    pub(crate) stats: Arc<Stats>,
 }
 
-/// Counts of the whole relay, touched when a session begins.
+/// Counts of the whole relay, touched when a session begins or something is lost.
 #[derive(Debug, Default)]
 pub(crate) struct Stats {
     accepted: AtomicU64,
     refused: AtomicU64,
+    evicted: AtomicU64,
+    dropped: AtomicU64,
 }
 
 impl Stats {
@@ -68,6 +71,16 @@ impl Stats {
     /// No upstream was to be had, or no time.
     pub(crate) fn refused(&self) {
         self.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A session has made room for another.
+    pub(crate) fn evicted(&self) {
+        self.evicted.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Datagrams were lost here.
+    pub(crate) fn dropped(&self, datagrams: u64) {
+        self.dropped.fetch_add(datagrams, Ordering::Relaxed);
     }
 }
 
@@ -85,8 +98,10 @@ pub(crate) enum Stage {
 #[derive(Debug)]
 pub struct Relay {
     addr: SocketAddr,
-    shared: Arc<Shared>,
+    stats: Arc<Stats>,
     stage: watch::Sender<Stage>,
+    /// Of workers that do not wait for the stage in a runtime.
+    bells: Vec<Arc<udp::Bell>>,
     threads: Vec<JoinHandle<()>>,
     drain_timeout: Duration,
     signals: Signals,
@@ -120,20 +135,16 @@ impl Relay {
     pub fn start(config: Config) -> Result<Self, Error> {
         // Before anybody can connect: a signal from then on is an orderly end.
         let signals = Signals::catch().map_err(|source| Error::Signals { source })?;
-        let addrs = config.targets.iter().map(Target::resolve).collect::<Result<Vec<_>, _>>()?;
+        let addrs = resolve(&config.targets)?;
         if let Some(congestion) = &config.congestion {
             congestion.check()?;
         }
         let workers = config.workers.max(1);
         let budget = budget(&config, workers)?;
         let listeners = listener::bind(config.listen, workers, config.congestion.as_ref())?;
-        let addr =
-            listeners[0].local_addr().ok().and_then(|a| a.as_socket()).unwrap_or(config.listen);
-        for &target in addrs.iter().flatten() {
-            if is_same(target, addr) {
-                return Err(Error::SelfTarget { target, addr });
-            }
-        }
+        let addr = bound(&listeners, config.listen);
+        refuse_self(&addrs, addr)?;
+        let stats = Arc::new(Stats::default());
         let shared = Arc::new(Shared {
             limits: config.limits,
             connect_timeout: config.connect_timeout,
@@ -145,14 +156,15 @@ impl Relay {
                     .min(Semaphore::MAX_PERMITS),
             )),
             pipes_per_worker: usize::try_from(budget.pipes_per_worker).unwrap_or(usize::MAX),
-            stats: Stats::default(),
+            stats: Arc::clone(&stats),
         });
         let (stage, _) = watch::channel(Stage::Running);
         let common = (!addrs.is_empty()).then(|| Arc::new(Pool::new(addrs, config.balance)));
         let mut relay = Self {
             addr,
-            shared,
+            stats,
             stage,
+            bells: Vec::new(),
             threads: Vec::new(),
             drain_timeout: config.drain_timeout,
             signals,
@@ -167,17 +179,79 @@ impl Relay {
                     (Arc::new(Pool::new(vec![vec![addr]], Balance::RoundRobin)), Some(listener))
                 }
             };
-            let shared = Arc::clone(&relay.shared);
+            let shared = Arc::clone(&shared);
             let stage = relay.stage.subscribe();
-            let work = move || {
-                if let Err(error) = worker::run(shared, pool, listener, origin, stage) {
-                    tracing::error!(worker = number, %error, "worker failed");
-                }
-            };
-            let thread = std::thread::Builder::new().name(format!("relay-{number}")).spawn(work);
-            relay.threads.push(thread.map_err(|source| Error::Worker { worker: number, source })?);
+            relay.spawn(number, move || worker::run(shared, pool, listener, origin, stage))?;
         }
         Ok(relay)
+    }
+
+    /// The same for datagrams.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn start_udp(config: Udp) -> Result<Self, Error> {
+        let signals = Signals::catch().map_err(|source| Error::Signals { source })?;
+        let addrs = resolve(&config.targets)?;
+        let workers = config.workers.max(1);
+        let demand = Demand {
+            nofile: budget::raise_nofile().map_err(|source| Error::Limit { source })?,
+            workers: workers as u64,
+            listeners_per_worker: 1,
+            per_session: budget::UDP_SESSION_DESCRIPTORS,
+            pipes_per_worker: 0,
+            max_connections: config.max_sessions,
+            flag: "--max-sessions",
+        };
+        let max_sessions = demand.budget()?.max_connections;
+        let listeners = udp::bind(&config, workers)?;
+        let addr = bound(&listeners, config.listen);
+        refuse_self(&addrs, addr)?;
+        let (stage, _) = watch::channel(Stage::Running);
+        let bells = (0..workers)
+            .map(|worker| {
+                udp::Bell::new().map(Arc::new).map_err(|source| Error::Worker { worker, source })
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        let stats = Arc::new(Stats::default());
+        let pool = Pool::new(addrs, config.balance);
+        let setup = udp::Setup::new(
+            &config,
+            max_sessions,
+            pool,
+            Arc::clone(&stats),
+            stage.subscribe(),
+            bells.clone(),
+        );
+        let mut relay = Self {
+            addr,
+            stats,
+            stage,
+            bells,
+            threads: Vec::new(),
+            drain_timeout: config.drain_timeout,
+            signals,
+        };
+        for (number, listener) in listeners.into_iter().enumerate() {
+            let (setup, bell) = (setup.clone(), Arc::clone(&relay.bells[number]));
+            relay.spawn(number, move || udp::run(setup, listener, &bell))?;
+        }
+        Ok(relay)
+    }
+
+    fn spawn(
+        &mut self,
+        number: usize,
+        run: impl FnOnce() -> io::Result<()> + Send + 'static,
+    ) -> Result<(), Error> {
+        let work = move || {
+            if let Err(error) = run() {
+                tracing::error!(worker = number, %error, "worker failed");
+            }
+        };
+        let thread = std::thread::Builder::new().name(format!("relay-{number}")).spawn(work);
+        self.threads.push(thread.map_err(|source| Error::Worker { worker: number, source })?);
+        Ok(())
     }
 
     /// Where it listens.
@@ -192,8 +266,12 @@ impl Relay {
     /// # Errors
     /// [`Error::WorkersFailed`] when none is left; each has logged why.
     pub fn run(self) -> Result<(), Error> {
-        let Self { stage, threads, drain_timeout, shared, signals, .. } = self;
+        let Self { stage, bells, threads, drain_timeout, stats, signals, .. } = self;
         let Signals { runtime, mut terminate, mut interrupt } = signals;
+        let tell = |next| {
+            let _ = stage.send(next);
+            bells.iter().for_each(|bell| bell.ring());
+        };
         runtime.block_on(async {
             tokio::select! {
                 _ = terminate.recv() => {}
@@ -201,26 +279,46 @@ impl Relay {
                 () = stage.closed() => return Err(Error::WorkersFailed),
             }
             tracing::info!("stopping: accepting no more, waiting for running sessions");
-            let _ = stage.send(Stage::Draining);
+            tell(Stage::Draining);
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
                 () = tokio::time::sleep(drain_timeout) => {}
                 () = stage.closed() => {}
             }
-            let _ = stage.send(Stage::Cut);
+            tell(Stage::Cut);
             Ok(())
         })?;
         for thread in threads {
             // A panic was printed by its own thread.
             let _ = thread.join();
         }
+        let datagrams = !bells.is_empty();
         tracing::info!(
-            accepted = shared.stats.accepted.load(Ordering::Relaxed),
-            refused = shared.stats.refused.load(Ordering::Relaxed),
+            accepted = stats.accepted.load(Ordering::Relaxed),
+            refused = stats.refused.load(Ordering::Relaxed),
+            evicted = datagrams.then(|| stats.evicted.load(Ordering::Relaxed)),
+            dropped = datagrams.then(|| stats.dropped.load(Ordering::Relaxed)),
             "stopped"
         );
         Ok(())
+    }
+}
+
+fn resolve(targets: &[Target]) -> Result<Vec<Vec<SocketAddr>>, Error> {
+    targets.iter().map(Target::resolve).collect()
+}
+
+/// Where the first of them has been bound: all have the same address.
+fn bound(listeners: &[socket2::Socket], asked: SocketAddr) -> SocketAddr {
+    let first = listeners.first().and_then(|listener| listener.local_addr().ok());
+    first.and_then(|addr| addr.as_socket()).unwrap_or(asked)
+}
+
+fn refuse_self(addrs: &[Vec<SocketAddr>], addr: SocketAddr) -> Result<(), Error> {
+    match addrs.iter().flatten().find(|target| is_same(**target, addr)) {
+        Some(&target) => Err(Error::SelfTarget { target, addr }),
+        None => Ok(()),
     }
 }
 
@@ -246,6 +344,7 @@ fn budget(config: &Config, workers: usize) -> Result<Budget, Error> {
         },
         pipes_per_worker: budget::PIPES_PER_WORKER_WISHED,
         max_connections: config.max_connections,
+        flag: "--max-connections",
     };
     Ok(demand.budget()?)
 }

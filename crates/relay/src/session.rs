@@ -6,7 +6,7 @@ use crate::worker::Worker;
 use rustix::fd::OwnedFd;
 use sosplice::sys::{self, Kind};
 use sosplice::tokio::{Both, Registered};
-use sosplice::{BothEnds, Carried, Cause, OnMax};
+use sosplice::{BothEnds, Cause, OnMax};
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
@@ -153,7 +153,8 @@ impl Session<'_> {
     /// The one line a connection.
     fn account(&self, ends: &BothEnds, cause: &dyn std::fmt::Display) {
         let (up, down) = (ends.a_to_b.carried, ends.b_to_a.carried);
-        let carried = Carried { copy: up.copy + down.copy, pipe: up.pipe + down.pipe };
+        let mut carried = up;
+        carried += down;
         tracing::info!(
             client = %self.client_addr,
             upstream = %self.upstream_addr,

@@ -10,7 +10,9 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::str::FromStr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 /// A target as given: a name or an address, and a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,6 +79,28 @@ pub(crate) struct Upstream {
     /// Of one name; the first that answers serves.
     pub(crate) addrs: Vec<SocketAddr>,
     sessions: AtomicUsize,
+    /// When it last refused a datagram: milliseconds since [`BEGAN`], and 1.
+    refused: AtomicU64,
+}
+
+/// A new session avoids an upstream for so long after a refusal.
+const REFUSED_PAUSE: Duration = Duration::from_secs(1);
+
+/// The beginning of the process's own clock.
+static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+impl Upstream {
+    pub(crate) fn refused(&self) {
+        let now = u64::try_from(BEGAN.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
+        self.refused.store(now + 1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn has_just_refused(&self) -> bool {
+        match self.refused.load(Ordering::Relaxed) {
+            0 => false,
+            when => BEGAN.elapsed() < Duration::from_millis(when - 1) + REFUSED_PAUSE,
+        }
+    }
 }
 
 /// All upstreams of a relay, shared by its workers.
@@ -91,7 +115,11 @@ impl Pool {
     pub(crate) fn new(upstreams: Vec<Vec<SocketAddr>>, balance: Balance) -> Self {
         let upstreams = upstreams
             .into_iter()
-            .map(|addrs| Upstream { addrs, sessions: AtomicUsize::new(0) })
+            .map(|addrs| Upstream {
+                addrs,
+                sessions: AtomicUsize::new(0),
+                refused: AtomicU64::new(0),
+            })
             .collect();
         Self { upstreams, balance, turn: AtomicUsize::new(0) }
     }
@@ -153,6 +181,10 @@ impl<'p> Place<'p> {
     pub(crate) fn take(upstream: &'p Upstream) -> Self {
         upstream.sessions.fetch_add(1, Ordering::Relaxed);
         Self(upstream)
+    }
+
+    pub(crate) fn upstream(&self) -> &'p Upstream {
+        self.0
     }
 }
 

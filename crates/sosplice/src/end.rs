@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::ops::AddAssign;
 
 /// An error number of the kernel (errno), kept as a number so that an end can be
 /// copied and compared.
@@ -56,6 +57,11 @@ pub enum Cause {
     Eof,
     /// The byte limit was reached exactly; the rest is still readable on the source.
     Max,
+    /// The next datagram would have gone beyond the byte limit; it is still on the source.
+    MaxInside,
+    /// The next datagram does not fit the drain: its send buffer, or the largest packet of
+    /// its address family (EMSGSIZE). It is still on the source, or the residue's first.
+    MessageTooLong,
     /// Nothing moved for the idle limit.
     Idle,
     /// The splice was taken back by its owner.
@@ -75,6 +81,8 @@ impl Cause {
         match self {
             Self::Eof => "eof",
             Self::Max => "max",
+            Self::MaxInside => "max-inside",
+            Self::MessageTooLong => "message-too-long",
             Self::Idle => "idle",
             Self::Unspliced => "unspliced",
             Self::SourceError(_) => "source-error",
@@ -89,6 +97,7 @@ impl Cause {
         match self {
             Self::SourceError(error) | Self::DrainError(error) => Some(error),
             Self::DrainClosed => Some(OsError(rustix::io::Errno::PIPE.raw_os_error())),
+            Self::MessageTooLong => Some(OsError(rustix::io::Errno::MSGSIZE.raw_os_error())),
             _ => None,
         }
     }
@@ -112,25 +121,50 @@ pub struct Carried {
     pub copy: u64,
     /// Through a pipe (splice(2)): these never were in user space.
     pub pipe: u64,
+    /// As datagrams that went out in runs, cut by the kernel (UDP_SEGMENT).
+    pub gso: u64,
+    /// As datagrams of which one call sent several (sendmmsg).
+    pub mmsg: u64,
+    /// As datagrams sent by a call each.
+    pub plain: u64,
+    /// How many datagrams the last three are.
+    pub datagrams: u64,
 }
 
 impl Carried {
-    /// Bytes of both engines.
+    /// Bytes of all engines.
     #[must_use]
     pub const fn total(self) -> u64 {
-        self.copy + self.pipe
+        self.copy + self.pipe + self.gso + self.mmsg + self.plain
     }
 
     /// The engine's name for logs: the one that carried the most, `none` for no byte.
     #[must_use]
-    pub const fn engine(self) -> &'static str {
-        if self.total() == 0 {
-            "none"
-        } else if self.pipe >= self.copy {
-            "pipe"
-        } else {
-            "copy"
+    pub fn engine(self) -> &'static str {
+        let engines = [
+            (self.copy, "copy"),
+            (self.pipe, "pipe"),
+            (self.plain, "udp-plain"),
+            (self.mmsg, "udp-mmsg"),
+            (self.gso, "udp-gso"),
+        ];
+        match engines.into_iter().max_by_key(|(bytes, _)| *bytes) {
+            Some((bytes, name)) if bytes > 0 => name,
+            // Empty datagrams.
+            _ if self.datagrams > 0 => "udp-plain",
+            _ => "none",
         }
+    }
+}
+
+impl AddAssign for Carried {
+    fn add_assign(&mut self, more: Self) {
+        self.copy += more.copy;
+        self.pipe += more.pipe;
+        self.gso += more.gso;
+        self.mmsg += more.mmsg;
+        self.plain += more.plain;
+        self.datagrams += more.datagrams;
     }
 }
 
@@ -148,4 +182,6 @@ pub struct End {
     /// [`Cause::Max`]; may hold bytes when the drain failed or stood still
     /// ([`Cause::Idle`]) or when the splice was taken back by force.
     pub residue: Vec<u8>,
+    /// Of datagrams: the length of each in the residue, in order. Empty for streams.
+    pub boundaries: Vec<usize>,
 }

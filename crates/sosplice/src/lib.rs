@@ -18,6 +18,7 @@
 #![deny(unsafe_code)]
 
 mod completion;
+pub mod datagram;
 mod duplex;
 mod end;
 mod error;

@@ -6,6 +6,7 @@
 //! and no descriptor that crosses into another table. A pipe that still holds
 //! bytes is closed, never lent again.
 
+use crate::datagram::{Batch, Plan};
 use crate::sys::Pipe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -35,6 +36,9 @@ pub struct Store {
     buffers: Vec<Box<[u8]>>,
     pipe_bytes: usize,
     pipes_max: usize,
+    batch: Option<Box<Batch>>,
+    /// For the send call of whatever flow is stepped.
+    pub(crate) plan: Plan,
     /// Pipes that exist: at rest here, or lent to flows.
     pipes_alive: Arc<AtomicUsize>,
 }
@@ -50,6 +54,8 @@ impl Store {
             buffers: Vec::with_capacity(KEPT_MAX),
             pipe_bytes,
             pipes_max,
+            batch: None,
+            plan: Plan::default(),
             pipes_alive: Arc::default(),
         }
     }
@@ -86,6 +92,18 @@ impl Store {
     pub(crate) fn give_buffer(&mut self, buffer: Box<[u8]>) {
         if buffer.len() == BUFFER_BYTES && self.buffers.len() < KEPT_MAX {
             self.buffers.push(buffer);
+        }
+    }
+
+    /// For one receive call. A flow gives it back before the next flow's turn, so one is
+    /// enough.
+    pub(crate) fn batch(&mut self) -> Box<Batch> {
+        self.batch.take().unwrap_or_default()
+    }
+
+    pub(crate) fn give_batch(&mut self, batch: Box<Batch>) {
+        if batch.has_slots() {
+            self.batch = Some(batch);
         }
     }
 

@@ -311,6 +311,7 @@ fn nofile(readings: &Readings) -> Row {
         per_session: SESSION_DESCRIPTORS,
         pipes_per_worker: PIPES_PER_WORKER_WISHED,
         max_connections: None,
+        flag: "--max-connections",
     };
     let open = match &readings.nr_open {
         Ok(most) if *most < NOFILE_AMPLE => {

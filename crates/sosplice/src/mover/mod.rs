@@ -117,13 +117,27 @@ pub struct Mover {
     phase: Phase,
     vessel: Vessel,
     gait: Gait,
-    carried: Carried,
+    carried: Tally,
     /// Bytes that may still be taken; `u64::MAX` stands for no limit.
     allowance: u64,
     idle: Option<Duration>,
     /// The last movement; before it, the beginning.
     last: Instant,
     bulk: Bulk,
+}
+
+/// What a stream's engines have carried, in bytes: a part of [`Carried`], for a relay
+/// keeps two of them a connection.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tally {
+    copy: u64,
+    pipe: u64,
+}
+
+impl Tally {
+    const fn total(self) -> u64 {
+        self.copy + self.pipe
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -144,7 +158,7 @@ impl Mover {
             phase: Phase::Running,
             vessel: Vessel::Empty,
             gait: Gait::new(limits.engine, can_pipe),
-            carried: Carried::default(),
+            carried: Tally::default(),
             allowance: limits.max.unwrap_or(u64::MAX),
             idle: limits.idle,
             last: now,
@@ -273,8 +287,8 @@ impl Mover {
 
     /// Bytes that the drain accepted so far, by engine.
     #[must_use]
-    pub const fn carried(&self) -> Carried {
-        self.carried
+    pub fn carried(&self) -> Carried {
+        Carried { copy: self.carried.copy, pipe: self.carried.pipe, ..Carried::default() }
     }
 
     /// Bytes taken and not yet given.
@@ -312,8 +326,9 @@ impl Mover {
         End {
             cause,
             bytes: self.carried.total(),
-            carried: self.carried,
+            carried: self.carried(),
             residue: self.vessel.into_residue(),
+            boundaries: Vec::new(),
         }
     }
 }

@@ -2,8 +2,8 @@
 //! pipe. Both are lent by the worker's store and go back as soon as they are empty.
 
 use super::Ends;
+use super::Tally;
 use super::engine::Gait;
-use crate::end::Carried;
 use crate::store::{LentPipe, Store};
 use crate::sys::{Put, Take};
 use std::io;
@@ -83,7 +83,7 @@ impl Vessel {
         ends: &mut impl Ends,
         store: &mut Store,
         gait: &mut Gait,
-        carried: &mut Carried,
+        carried: &mut Tally,
     ) -> io::Result<bool> {
         loop {
             let put = match self {

@@ -41,8 +41,18 @@ impl LowWater {
 }
 
 /// SO_RCVLOWAT: the bytes that make the socket readable for poll and epoll (socket(7)).
-#[allow(unsafe_code, reason = "rustix has no name for SO_RCVLOWAT")]
 fn low_water(fd: BorrowedFd<'_>) -> Result<i32> {
+    get_int(fd, libc::SOL_SOCKET, libc::SO_RCVLOWAT)
+}
+
+/// Sets SO_RCVLOWAT, in bytes; the kernel caps it at half of the largest receive buffer.
+fn set_low_water(fd: BorrowedFd<'_>, bytes: i32) -> Result<()> {
+    set_int(fd, libc::SOL_SOCKET, libc::SO_RCVLOWAT, bytes)
+}
+
+/// Reads an option that is an int.
+#[allow(unsafe_code, reason = "rustix has no name for some options")]
+pub(super) fn get_int(fd: BorrowedFd<'_>, level: i32, option: i32) -> Result<i32> {
     let mut value: libc::c_int = 0;
     let mut len = size_of::<libc::c_int>() as libc::socklen_t;
     // SAFETY: value and len are live for the call, and len is the size of value.
@@ -51,8 +61,8 @@ fn low_water(fd: BorrowedFd<'_>) -> Result<i32> {
         libc::syscall(
             libc::SYS_getsockopt,
             fd.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_RCVLOWAT,
+            level,
+            option,
             &raw mut value,
             &raw mut len,
         )
@@ -60,24 +70,24 @@ fn low_water(fd: BorrowedFd<'_>) -> Result<i32> {
     if done == 0 { Ok(value) } else { Err(last()) }
 }
 
-/// Sets SO_RCVLOWAT, in bytes; the kernel caps it at half of the largest receive buffer.
-#[allow(unsafe_code, reason = "rustix has no name for SO_RCVLOWAT")]
-fn set_low_water(fd: BorrowedFd<'_>, bytes: i32) -> Result<()> {
-    // SAFETY: the pointer and the length describe `bytes`, live for the call.
+/// Sets an option that is an int.
+#[allow(unsafe_code, reason = "rustix has no name for some options")]
+pub(super) fn set_int(fd: BorrowedFd<'_>, level: i32, option: i32, value: i32) -> Result<()> {
+    // SAFETY: the pointer and the length describe `value`, live for the call.
     let done = unsafe {
         libc::syscall(
             libc::SYS_setsockopt,
             fd.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_RCVLOWAT,
-            &raw const bytes,
+            level,
+            option,
+            &raw const value,
             size_of::<libc::c_int>(),
         )
     };
     if done == 0 { Ok(()) } else { Err(last()) }
 }
 
-fn last() -> Errno {
+pub(super) fn last() -> Errno {
     Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
 }
 
