@@ -72,7 +72,7 @@ fn known(protocol: Protocol) -> &'static [&'static str] {
             "socat",
             "none",
         ],
-        Protocol::Udp => &["forward", "plain", "nginx", "socat", "none"],
+        Protocol::Udp => &["forward", "sosplice-copy", "plain", "nginx", "socat", "none"],
     }
 }
 

@@ -61,14 +61,15 @@ pub fn group_memory(group: u32) -> u64 {
         .sum()
 }
 
-/// Pipe descriptors that the group holds.
-pub fn group_pipes(group: u32) -> usize {
+/// Descriptors of one kind that the group holds: "pipe", "socket".
+pub fn group_descriptors(group: u32, kind: &str) -> usize {
+    let kind = format!("{kind}:");
     members(group)
         .iter()
         .filter_map(|(pid, _)| fs::read_dir(format!("/proc/{pid}/fd")).ok())
         .flat_map(|fds| fds.flatten())
         .filter_map(|fd| fs::read_link(fd.path()).ok())
-        .filter(|target| target.to_string_lossy().starts_with("pipe:"))
+        .filter(|target| target.to_string_lossy().starts_with(&kind))
         .count()
 }
 

@@ -251,7 +251,9 @@ impl<'lab> Bench<'lab> {
         let Some(relay) = scene.relay.as_ref() else {
             return Err(Error::Usage(format!("{} needs a relay", workload.name())));
         };
-        let (memory, pipes) = (cpu::group_memory(relay.pid()), cpu::group_pipes(relay.pid()));
+        let descriptors = |kind| cpu::group_descriptors(relay.pid(), kind);
+        let (memory, pipes) = (cpu::group_memory(relay.pid()), descriptors("pipe"));
+        let sockets = descriptors("socket");
         let mut argv = Self::load_command(workload, scene.target, 0.0);
         argv.extend(["--count".to_owned(), count.to_string()]);
         let mut client = Child::start(self.lab, Place::Client, "client", &argv)?;
@@ -263,11 +265,17 @@ impl<'lab> Bench<'lab> {
         std::thread::sleep(IDLE_WATCH);
         let used = cpu::group_cpu_fine_ms(relay.pid()) - before;
         let grown = cpu::group_memory(relay.pid()) as f64 - memory as f64;
-        let held = cpu::group_pipes(relay.pid()).saturating_sub(pipes);
+        // What a relay has given up costs nothing, and must not look cheap.
+        let held = descriptors("socket").saturating_sub(sockets) as u64;
+        if held < count {
+            let said = format!("holds {held} sockets for {count} of the client's");
+            return Err(Error::Program { program: who.name().to_owned(), said });
+        }
+        let pipes = descriptors("pipe").saturating_sub(pipes);
         Ok(Sample::from([
             (Metric::Memory, grown / count as f64),
             (Metric::IdleCpu, used),
-            (Metric::Pipes, held as f64),
+            (Metric::Pipes, pipes as f64),
             (Metric::Connections, count as f64),
         ]))
     }

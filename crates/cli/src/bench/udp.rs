@@ -13,7 +13,8 @@ pub struct Args {
     /// (one client asks and waits), clients (200 do), sessions (memory) [default: all]
     workloads: Vec<String>,
     /// Whom to measure beside sosplice: forward (the kernel forwarding packets:
-    /// the bound), plain (a receive and a send call a datagram), nginx, socat, or none
+    /// the bound), plain (a simple relay: a receive and a send call a datagram),
+    /// nginx, socat, sosplice-copy, or none
     #[arg(long, value_delimiter = ',', default_value = UDP_PEERS)]
     peers: Vec<String>,
     #[command(flatten)]
