@@ -126,3 +126,42 @@ impl Plain {
         Ok(at)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn an_answer_goes_to_the_client_that_asked() -> io::Result<()> {
+        let watched = || -> io::Result<UdpSocket> {
+            let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+            socket.set_read_timeout(Some(Duration::from_secs(10)))?;
+            Ok(socket)
+        };
+        let target = watched()?;
+        let SocketAddr::V4(at) = target.local_addr()? else { unreachable!("bound to IPv4") };
+        let listen = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
+        let plain = Plain::new(&Args { listen, target: at })?;
+        let relay = plain.listener.local_addr()?;
+        // It ends with the process.
+        std::thread::spawn(move || plain.run());
+        let clients = [watched()?, watched()?];
+        let mut datagram = [0; 16];
+        for question in ["first", "second"] {
+            for (client, name) in clients.iter().zip(["a", "b"]) {
+                client.send_to(format!("{name} {question}").as_bytes(), relay)?;
+            }
+            for _ in &clients {
+                let (length, session) = target.recv_from(&mut datagram)?;
+                target.send_to(&datagram[..length], session)?;
+            }
+            for (client, name) in clients.iter().zip(["a", "b"]) {
+                let (length, from) = client.recv_from(&mut datagram)?;
+                assert_eq!(&datagram[..length], format!("{name} {question}").as_bytes());
+                assert_eq!(from, relay);
+            }
+        }
+        Ok(())
+    }
+}

@@ -112,3 +112,50 @@ impl Inbox {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::load::udp::datagram::Datagrams;
+    use std::time::Duration;
+
+    /// One burst over loopback: the numbers in the order of their coming, and the
+    /// messages that they came in.
+    fn burst(size: usize, receiver: &UdpSocket) -> io::Result<(Vec<Option<u64>>, usize)> {
+        receiver.set_read_timeout(Some(Duration::from_secs(10)))?;
+        let sender = UdpSocket::bind("127.0.0.1:0")?;
+        sender.connect(receiver.local_addr()?)?;
+        segment(&sender, size)?;
+        let mut datagrams = Datagrams::new(size).ok_or(io::ErrorKind::InvalidInput)?;
+        sender.send(datagrams.burst(0))?;
+        let (mut inbox, mut numbers, mut messages) = (Inbox::new(), Vec::new(), 0);
+        while numbers.len() < datagrams.slots() {
+            inbox.receive(receiver)?;
+            messages += inbox.received.len();
+            numbers.extend(inbox.datagrams().map(|datagram| datagrams.check(datagram)));
+        }
+        Ok((numbers, messages))
+    }
+
+    #[test]
+    fn a_burst_is_cut_where_it_was_joined() -> io::Result<()> {
+        let expected: Vec<_> = (0..46).map(Some).collect();
+        let receiver = UdpSocket::bind("127.0.0.1:0")?;
+        assert_eq!(burst(1400, &receiver)?, (expected.clone(), 46), "by the kernel");
+        gather(&receiver)?;
+        assert_eq!(burst(1400, &receiver)?, (expected, 1), "here");
+        Ok(())
+    }
+
+    #[test]
+    fn an_empty_datagram_is_one() -> io::Result<()> {
+        let receiver = UdpSocket::bind("127.0.0.1:0")?;
+        receiver.set_read_timeout(Some(Duration::from_secs(10)))?;
+        let sender = UdpSocket::bind("127.0.0.1:0")?;
+        sender.send_to(&[], receiver.local_addr()?)?;
+        let mut inbox = Inbox::new();
+        inbox.receive(&receiver)?;
+        assert_eq!(inbox.datagrams().map(<[u8]>::len).collect::<Vec<_>>(), [0]);
+        Ok(())
+    }
+}
