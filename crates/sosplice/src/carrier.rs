@@ -6,7 +6,7 @@
 //! TCP keeps two carriers a connection.
 
 use crate::datagram;
-use crate::end::{Carried, Cause, End};
+use crate::end::{Cause, End};
 use crate::error::Error;
 use crate::mover::{self, Limits, Mover, Step};
 use crate::store::Store;
@@ -100,7 +100,8 @@ impl Carrier {
         }
     }
 
-    pub(crate) fn carried(&self) -> Carried {
+    #[cfg(any(test, feature = "tokio"))]
+    pub(crate) fn carried(&self) -> crate::end::Carried {
         match self {
             Self::Stream(mover) => mover.carried(),
             Self::Messages(mover) => mover.carried(),

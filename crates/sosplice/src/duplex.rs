@@ -7,7 +7,7 @@
 //! half-close, and a socket that fails is of no use either way.
 
 use crate::carrier::{Carrier, Ends};
-use crate::end::{Carried, Cause, End, OsError};
+use crate::end::{Cause, End, OsError};
 use crate::mover::{Limits, Need, Step, Then, deadline_after, earlier, is_due};
 use crate::store::Store;
 use std::time::{Duration, Instant};
@@ -87,6 +87,7 @@ impl Duplex {
     }
 
     /// See [`Carrier::keeps_messages`]: both directions do, or none.
+    #[cfg(feature = "tokio")]
     pub(crate) fn keeps_messages(&self) -> bool {
         self.a_to_b.keeps_messages()
     }
@@ -155,7 +156,8 @@ impl Duplex {
         deadline_after(self.a_to_b.last().max(self.b_to_a.last()), self.idle)
     }
 
-    pub(crate) fn carried(&self) -> (Carried, Carried) {
+    #[cfg(any(test, feature = "tokio"))]
+    pub(crate) fn carried(&self) -> (crate::end::Carried, crate::end::Carried) {
         (self.a_to_b.carried(), self.b_to_a.carried())
     }
 
@@ -219,4 +221,82 @@ fn step_one(
         _ => {}
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::datagram::{self, Batch, Message, Plan};
+    use crate::mover;
+    use crate::sys::{Pipe, Put, Received, Take};
+    use std::convert::Infallible;
+    use std::io;
+
+    /// A source with so many empty datagrams, and a drain that takes them.
+    struct Empties(usize);
+
+    impl datagram::Ends for Empties {
+        fn receive(&mut self, batch: &mut Batch, max: usize) -> io::Result<Received> {
+            batch.clear();
+            for _ in 0..self.0.min(max) {
+                batch.messages.push(Message { at: 0, len: 0, segment: 0 });
+            }
+            self.0 -= batch.messages.len();
+            Ok(Received { dry: self.0 == 0, dropped: None })
+        }
+
+        fn next_len(&mut self) -> io::Result<Option<usize>> {
+            Ok((self.0 > 0).then_some(0))
+        }
+
+        fn send(&mut self, _: &Batch, plan: &Plan) -> io::Result<usize> {
+            Ok(plan.groups.len())
+        }
+
+        fn is_over(&self) -> bool {
+            false
+        }
+    }
+
+    impl mover::Ends for Empties {
+        fn recv(&mut self, _: &mut [u8]) -> io::Result<Take> {
+            unreachable!()
+        }
+
+        fn fill(&mut self, _: &mut Pipe, _: usize) -> io::Result<Take> {
+            unreachable!()
+        }
+
+        fn send(&mut self, _: &[u8]) -> io::Result<Put> {
+            unreachable!()
+        }
+
+        fn drain(&mut self, _: &mut Pipe, _: usize) -> io::Result<Put> {
+            unreachable!()
+        }
+
+        fn low_water(&mut self, _: Option<u32>) -> io::Result<()> {
+            unreachable!()
+        }
+    }
+
+    #[test]
+    fn a_pair_that_carries_empty_datagrams_is_not_idle() {
+        let (second, begin) = (Duration::from_secs(1), Instant::now());
+        let limits = Limits { idle: Some(second), ..Limits::default() };
+        let one_way = |_, limits| {
+            Ok(Carrier::Messages(Box::new(datagram::Mover::new(limits, 1 << 20, begin))))
+        };
+        let Ok(mut pair) = Duplex::new::<Infallible>(limits, OnMax::EndDirection, one_way);
+        let mut store = Store::default();
+        let mut step = |pair: &mut Duplex, count, now| {
+            let (mut up, mut down) = (Empties(count), Empties(0));
+            pair.step(&mut up, &mut down, &mut store, now, 1, |_, _| unreachable!())
+        };
+        let waits = DuplexThen::Wait { a_to_b: Some(Need::Source), b_to_a: Some(Need::Source) };
+        assert_eq!(step(&mut pair, 1, begin + second), waits);
+        assert_eq!(pair.deadline(), Some(begin + 2 * second));
+        assert_eq!(step(&mut pair, 0, begin + 2 * second), DuplexThen::End);
+        assert_eq!(pair.into_ends().cause(), Cause::Idle);
+    }
 }
