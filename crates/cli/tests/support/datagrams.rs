@@ -6,7 +6,7 @@
 //! [`BURST`] are paced by their receiver.
 
 use super::pattern::datagram;
-use super::{Relay, WATCHDOG};
+use super::{LOOK_AGAIN, Relay, WATCHDOG};
 use socket2::{Domain, SockRef, Socket, Type};
 use sosplice::datagram::{Ability, Batch, Destination, Plan, Position};
 use std::collections::VecDeque;
@@ -226,6 +226,36 @@ pub fn expect_echo(at: &UdpSocket, number: u64, len: usize) {
     invert(&mut buffer[..count]);
     assert_eq!(count, len, "the length of the answer to {number}");
     assert!(buffer[..count] == *datagram(number, len), "the answer to {number} has other bytes");
+}
+
+/// Sends on a client's socket every now and then while it lives, so that its session is
+/// never silent.
+pub struct Chatter {
+    stopped: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Chatter {
+    #[track_caller]
+    pub fn start(client: &UdpSocket, number: u64, len: usize) -> Self {
+        let stopped = Arc::new(AtomicBool::new(false));
+        let (stop, client) = (Arc::clone(&stopped), client.try_clone().unwrap());
+        let thread = std::thread::spawn(move || {
+            while !stop.load(Ordering::Acquire) {
+                // Refused by the host where the relay has gone.
+                let _ = client.send(datagram(number, len));
+                std::thread::sleep(LOOK_AGAIN);
+            }
+        });
+        Self { stopped, thread: Some(thread) }
+    }
+}
+
+impl Drop for Chatter {
+    fn drop(&mut self) {
+        self.stopped.store(true, Ordering::Release);
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
 }
 
 /// Many clients, one after another, of which the last `keep` stay open: a port is not
