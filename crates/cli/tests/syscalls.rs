@@ -8,13 +8,13 @@ mod support;
 use rustix::process::{Pid, Signal};
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use support::pattern::Pattern;
 use support::peers::{addr, connect, join_known, listener};
-use support::{Relay, WATCHDOG, skip, wait_for_exit};
+use support::{Relay, WATCHDOG, datagrams, skip, wait_for_exit};
 
 const MIB: u64 = 1 << 20;
 
@@ -228,4 +228,70 @@ fn a_short_connection_costs_few_calls() {
     let all: u64 = counts.calls.values().sum();
     assert!(all <= COUNT * 36, "{} calls a connection, {counts:?}", all / COUNT);
     assert_eq!(counts.of(&["pipe2"]), 0, "a message needs no pipe: {counts:?}");
+}
+
+const UDP_READS: [&str; 3] = ["recvmmsg", "recvmsg", "recvfrom"];
+const UDP_WRITES: [&str; 3] = ["sendmmsg", "sendmsg", "sendto"];
+
+/// A relay of datagrams with one session, and its trace.
+fn traced_session() -> Option<(Relay, Trace, UdpSocket, UdpSocket, SocketAddr)> {
+    let upstream = datagrams::upstream();
+    let relay = datagrams::relay_to(&[datagrams::addr(&upstream)], &[]);
+    let client = datagrams::client(relay.addr());
+    let session = datagrams::join(&client, &upstream, 1);
+    match Trace::attach(&relay) {
+        Ok(trace) => Some((relay, trace, client, upstream, session)),
+        Err(why) => {
+            skip(&why);
+            None
+        }
+    }
+}
+
+/// A datagram that comes alone is one wake-up, one receive and one send.
+#[test]
+fn a_lone_datagram_costs_one_wait_one_receive_one_send() {
+    const ROUNDS: u64 = 500;
+    let Some((relay, trace, client, upstream, _)) = traced_session() else { return };
+    for number in 0..ROUNDS {
+        datagrams::join(&client, &upstream, 2 * number);
+    }
+    let counts = trace.detach();
+    let messages = 2 * ROUNDS;
+    // One wait is under way when the trace begins, and another when it ends.
+    let most = messages + 2;
+    for (what, names) in [("waits", &WAITS[..]), ("reads", &UDP_READS), ("writes", &UDP_WRITES)] {
+        let count = counts.of(names);
+        assert!((messages..=most).contains(&count), "{what}: {count}, {counts:?}");
+    }
+    // A thread that sleeps tells so once, when the tracer comes.
+    assert!(counts.of(&NEVER_PER_BYTE) <= 4, "{counts:?}");
+    drop(relay);
+}
+
+/// What has gathered while the relay was away is taken and given in a handful of calls,
+/// not in one or two for each datagram.
+#[test]
+fn a_burst_of_datagrams_costs_a_handful_of_calls() {
+    const BURST: u64 = 64;
+    for down in [false, true] {
+        let Some((relay, trace, client, upstream, session)) = traced_session() else { return };
+        relay.freeze();
+        for number in 0..BURST {
+            match down {
+                false => datagrams::send(&client, number, 100),
+                true => datagrams::send_to(&upstream, session, number, 100),
+            }
+        }
+        relay.thaw();
+        for number in 0..BURST {
+            datagrams::expect(if down { &client } else { &upstream }, number, 100);
+        }
+        let counts = trace.detach();
+        // A full batch is looked behind.
+        let (reads, writes) = (counts.of(&UDP_READS), counts.of(&UDP_WRITES));
+        assert!((1..=2).contains(&reads), "{reads} receives, {counts:?}");
+        assert_eq!(writes, 1, "{counts:?}");
+        assert!(counts.of(&WAITS) <= 6, "{counts:?}");
+    }
 }

@@ -8,7 +8,7 @@ mod support;
 use std::io::Read;
 use std::process::{Command, Output, Stdio};
 use support::peers::{addr, listener};
-use support::{BINARY, wait_for_exit};
+use support::{BINARY, datagrams, wait_for_exit};
 
 /// Runs the command to its end. It says little, so the pipes do not fill meanwhile.
 fn run(args: &[&str]) -> Output {
@@ -165,6 +165,9 @@ fn help_and_version_are_no_errors() {
         "--busy-poll-us",
         "--max-connections",
         "--balance",
+        "--udp",
+        "--max-sessions",
+        "--congestion",
         "--json",
     ] {
         assert!(help.contains(flag), "{flag} is not in the help");
@@ -206,6 +209,56 @@ fn a_relay_to_itself_is_refused() {
     fails(&["relay", &itself, &itself], 1, "itself");
     let every = format!(":{}", free.port());
     fails(&["relay", &every, "127.0.0.1:1", &itself], 1, "itself");
+}
+
+/// What would be ignored is refused: a limit that does not hold is worse than none.
+#[test]
+fn a_flag_of_the_other_protocol_is_refused() {
+    for flag in ["--max=10MB", "--connect-timeout=1s", "--max-connections=10", "--congestion=reno"]
+    {
+        let name = flag.split('=').next().unwrap();
+        fails(&["relay", "--udp", "127.0.0.1:0", "127.0.0.1:1", flag], 2, name);
+        fails(&["relay", "--udp", "127.0.0.1:0", "127.0.0.1:1", flag], 2, "--udp");
+    }
+    fails(&["relay", "127.0.0.1:0", "127.0.0.1:1", "--max-sessions=10"], 2, "--udp");
+}
+
+/// The built-in origin speaks HTTP.
+#[test]
+fn udp_without_a_target_is_refused() {
+    fails(&["relay", "--udp", "127.0.0.1:0"], 2, "TARGETS");
+    fails(&["relay", "--udp"], 2, "LISTEN");
+}
+
+#[test]
+fn bad_values_of_udp_flags_are_named() {
+    for (flag, value) in [("--max-sessions", "0"), ("--max-sessions", "x"), ("--idle", "0s")] {
+        fails(&["relay", "--udp", "127.0.0.1:0", "127.0.0.1:1", flag, value], 2, flag);
+    }
+    let flag = "--max-sessions=1000000000000";
+    fails(&["relay", "--udp", "127.0.0.1:0", "127.0.0.1:1", flag], 1, "--max-sessions");
+    fails(&["relay", "--udp", "127.0.0.1:0", "no-such-host.invalid:80"], 1, "no-such-host.invalid");
+}
+
+/// Also one that is held by another relay, with which it would share the clients unnoticed.
+#[test]
+fn a_udp_port_in_use_is_named() {
+    let taken = datagrams::upstream();
+    let at = datagrams::addr(&taken).to_string();
+    fails(&["relay", "--udp", &at, "127.0.0.1:1"], 1, &at);
+    let relay = datagrams::relay_to(&[datagrams::addr(&taken)], &[]);
+    let at = relay.addr().to_string();
+    fails(&["relay", "--udp", &at, "127.0.0.1:1"], 1, &at);
+}
+
+/// Each datagram would come back as that of a new client, for ever.
+#[test]
+fn a_udp_relay_to_itself_is_refused() {
+    let free = datagrams::addr(&datagrams::upstream());
+    let itself = free.to_string();
+    fails(&["relay", "--udp", &itself, &itself], 1, "itself");
+    let every = format!(":{}", free.port());
+    fails(&["relay", "--udp", &every, "127.0.0.1:1", &itself], 1, "itself");
 }
 
 #[test]

@@ -102,7 +102,7 @@ pub struct Relay {
     stage: watch::Sender<Stage>,
     /// Of workers that do not wait for the stage in a runtime.
     bells: Vec<Arc<udp::Bell>>,
-    threads: Vec<JoinHandle<()>>,
+    threads: Vec<JoinHandle<Option<socket2::Socket>>>,
     drain_timeout: Duration,
     signals: Signals,
 }
@@ -181,7 +181,8 @@ impl Relay {
             };
             let shared = Arc::clone(&shared);
             let stage = relay.stage.subscribe();
-            relay.spawn(number, move || worker::run(shared, pool, listener, origin, stage))?;
+            let run = move || worker::run(shared, pool, listener, origin, stage);
+            relay.spawn(number, move || run().map(|()| None))?;
         }
         Ok(relay)
     }
@@ -234,20 +235,22 @@ impl Relay {
         };
         for (number, listener) in listeners.into_iter().enumerate() {
             let (setup, bell) = (setup.clone(), Arc::clone(&relay.bells[number]));
-            relay.spawn(number, move || udp::run(setup, listener, &bell))?;
+            relay.spawn(number, move || udp::run(setup, listener, &bell).map(Some))?;
         }
         Ok(relay)
     }
 
+    /// Starts a worker. What it hands back in the end lives until all have ended.
     fn spawn(
         &mut self,
         number: usize,
-        run: impl FnOnce() -> io::Result<()> + Send + 'static,
+        run: impl FnOnce() -> io::Result<Option<socket2::Socket>> + Send + 'static,
     ) -> Result<(), Error> {
         let work = move || {
-            if let Err(error) = run() {
+            run().unwrap_or_else(|error| {
                 tracing::error!(worker = number, %error, "worker failed");
-            }
+                None
+            })
         };
         let thread = std::thread::Builder::new().name(format!("relay-{number}")).spawn(work);
         self.threads.push(thread.map_err(|source| Error::Worker { worker: number, source })?);
@@ -289,10 +292,9 @@ impl Relay {
             tell(Stage::Cut);
             Ok(())
         })?;
-        for thread in threads {
-            // A panic was printed by its own thread.
-            let _ = thread.join();
-        }
+        // A panic was printed by its own thread.
+        let ended: Vec<_> = threads.into_iter().map(JoinHandle::join).collect();
+        drop(ended);
         let datagrams = !bells.is_empty();
         tracing::info!(
             accepted = stats.accepted.load(Ordering::Relaxed),

@@ -1,12 +1,14 @@
-//! Both directions between two sockets, as a pure value over two movers.
+//! Both directions between two sockets, as a pure value over two carriers.
 //!
 //! What it adds to them: the half-close is carried (the end of file of one side
 //! becomes a FIN to the other, behind the last byte, while the other direction runs
 //! on), a failed source fails the opposite direction, and one idle limit serves
-//! both, so that a download does not end because nothing is uploaded.
+//! both, so that a download does not end because nothing is uploaded. Datagrams have no
+//! half-close, and a socket that fails is of no use either way.
 
-use crate::end::{Carried, Cause, End, OsError};
-use crate::mover::{Ends, Limits, Mover, Need, Then, deadline_after, earlier, is_due};
+use crate::carrier::{Carrier, Ends};
+use crate::end::{Cause, End, OsError};
+use crate::mover::{Limits, Need, Step, Then, deadline_after, earlier, is_due};
 use crate::store::Store;
 use std::time::{Duration, Instant};
 
@@ -58,24 +60,41 @@ pub(crate) enum DuplexThen {
 
 #[derive(Debug)]
 pub(crate) struct Duplex {
-    a_to_b: Mover,
-    b_to_a: Mover,
+    a_to_b: Carrier,
+    b_to_a: Carrier,
     idle: Option<Duration>,
-    /// The last movement either way.
-    last: Instant,
     on_max: OnMax,
 }
 
 impl Duplex {
-    pub(crate) fn new(limits: Limits, on_max: OnMax, can_pipe: bool, now: Instant) -> Self {
-        let one_way = Limits { idle: None, ..limits };
-        Self {
-            a_to_b: Mover::new(one_way, can_pipe, now),
-            b_to_a: Mover::new(one_way, can_pipe, now),
+    /// Joins two carriers, which `one_way` makes with the limits of a direction: the idle
+    /// limit is the pair's.
+    ///
+    /// # Errors
+    /// Those of `one_way`.
+    pub(crate) fn new<E>(
+        limits: Limits,
+        on_max: OnMax,
+        mut one_way: impl FnMut(Direction, Limits) -> Result<Carrier, E>,
+    ) -> Result<Self, E> {
+        let each = Limits { idle: None, ..limits };
+        Ok(Self {
+            a_to_b: one_way(Direction::AToB, each)?,
+            b_to_a: one_way(Direction::BToA, each)?,
             idle: limits.idle,
-            last: now,
             on_max,
-        }
+        })
+    }
+
+    /// See [`Carrier::keeps_messages`]: both directions do, or none.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn keeps_messages(&self) -> bool {
+        self.a_to_b.keeps_messages()
+    }
+
+    /// See [`Carrier::takes_joined`], for the source of each direction.
+    pub(crate) fn takes_joined(&self) -> (bool, bool) {
+        (self.a_to_b.takes_joined(), self.b_to_a.takes_joined())
     }
 
     /// Steps each direction that still runs. `fin(direction, last)` is called when a
@@ -97,7 +116,7 @@ impl Duplex {
             &mut self.b_to_a,
             self.on_max,
             &mut moved_up,
-            |mover| mover.step(a_to_b, store, now, budget),
+            |carrier| carrier.step(a_to_b, store, now, budget),
             |last| fin(Direction::AToB, last),
         );
         let down = step_one(
@@ -105,7 +124,7 @@ impl Duplex {
             &mut self.a_to_b,
             self.on_max,
             &mut moved_down,
-            |mover| mover.step(b_to_a, store, now, budget),
+            |carrier| carrier.step(b_to_a, store, now, budget),
             |last| fin(Direction::BToA, last),
         );
         if moved_up > 0 {
@@ -119,9 +138,7 @@ impl Duplex {
         if up.is_none() && down.is_none() {
             return DuplexThen::End;
         }
-        if moved_up + moved_down > 0 {
-            self.last = now;
-        } else if is_due(deadline_after(self.last, self.idle), now) {
+        if moved_up + moved_down == 0 && is_due(self.idle_deadline(), now) {
             self.end_now(Cause::Idle);
             return DuplexThen::End;
         }
@@ -130,11 +147,17 @@ impl Duplex {
 
     /// When the driver must step at the latest.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        let movers = earlier(self.a_to_b.deadline(), self.b_to_a.deadline());
-        earlier(deadline_after(self.last, self.idle), movers)
+        let carriers = earlier(self.a_to_b.deadline(), self.b_to_a.deadline());
+        earlier(self.idle_deadline(), carriers)
     }
 
-    pub(crate) fn carried(&self) -> (Carried, Carried) {
+    /// Counts from the last movement either way.
+    fn idle_deadline(&self) -> Option<Instant> {
+        deadline_after(self.a_to_b.last().max(self.b_to_a.last()), self.idle)
+    }
+
+    #[cfg(any(test, feature = "tokio"))]
+    pub(crate) fn carried(&self) -> (crate::end::Carried, crate::end::Carried) {
         (self.a_to_b.carried(), self.b_to_a.carried())
     }
 
@@ -144,8 +167,7 @@ impl Duplex {
         self.b_to_a.unsplice();
     }
 
-    /// The source of a direction that waits for its drain has failed, which no read has
-    /// met: both directions are over.
+    /// The source of a direction has failed, which no read has met: both are over.
     pub(crate) fn source_failed(&mut self, direction: Direction, error: OsError) {
         let (failed, other) = match direction {
             Direction::AToB => (&mut self.a_to_b, &mut self.b_to_a),
@@ -167,30 +189,114 @@ impl Duplex {
 }
 
 fn step_one(
-    mover: &mut Mover,
-    other: &mut Mover,
+    carrier: &mut Carrier,
+    other: &mut Carrier,
     on_max: OnMax,
     moved: &mut u64,
-    step: impl FnOnce(&mut Mover) -> crate::mover::Step,
+    step: impl FnOnce(&mut Carrier) -> Step,
     fin: impl FnOnce(bool),
 ) -> Option<Need> {
-    if mover.cause().is_some() {
+    if carrier.cause().is_some() {
         return None;
     }
-    let step = step(mover);
+    let step = step(carrier);
     *moved += step.moved;
     let cause = match step.then {
         Then::Wait(need) => return Some(need),
         Then::End(cause) => cause,
     };
     match cause {
+        // There is no message that would tell the peer.
+        Cause::Eof if carrier.keeps_messages() => {}
         Cause::Eof => fin(other.cause().is_some()),
         // Nobody is left to read what the other direction brings.
         Cause::SourceError(error) => other.end_now(Cause::DrainError(error)),
-        Cause::Max if on_max == OnMax::EndBoth => other.unsplice(),
+        // Whether send or recv is told of a refusal is chance; to both it means the same.
+        Cause::DrainError(error) if carrier.keeps_messages() => {
+            other.end_now(Cause::SourceError(error));
+        }
+        Cause::Max | Cause::MaxInside if on_max == OnMax::EndBoth => other.unsplice(),
         // A drain that takes no more may still have bytes to give: the other
         // direction finds its own end.
         _ => {}
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::datagram::{self, Batch, Message, Plan};
+    use crate::mover;
+    use crate::sys::{Pipe, Put, Received, Take};
+    use std::convert::Infallible;
+    use std::io;
+
+    /// A source with so many empty datagrams, and a drain that takes them.
+    struct Empties(usize);
+
+    impl datagram::Ends for Empties {
+        fn receive(&mut self, batch: &mut Batch, max: usize) -> io::Result<Received> {
+            batch.clear();
+            for _ in 0..self.0.min(max) {
+                batch.messages.push(Message { at: 0, len: 0, segment: 0 });
+            }
+            self.0 -= batch.messages.len();
+            Ok(Received { dry: self.0 == 0, dropped: None })
+        }
+
+        fn next_len(&mut self) -> io::Result<Option<usize>> {
+            Ok((self.0 > 0).then_some(0))
+        }
+
+        fn send(&mut self, _: &Batch, plan: &Plan) -> io::Result<usize> {
+            Ok(plan.groups.len())
+        }
+
+        fn is_over(&self) -> bool {
+            false
+        }
+    }
+
+    impl mover::Ends for Empties {
+        fn recv(&mut self, _: &mut [u8]) -> io::Result<Take> {
+            unreachable!()
+        }
+
+        fn fill(&mut self, _: &mut Pipe, _: usize) -> io::Result<Take> {
+            unreachable!()
+        }
+
+        fn send(&mut self, _: &[u8]) -> io::Result<Put> {
+            unreachable!()
+        }
+
+        fn drain(&mut self, _: &mut Pipe, _: usize) -> io::Result<Put> {
+            unreachable!()
+        }
+
+        fn low_water(&mut self, _: Option<u32>) -> io::Result<()> {
+            unreachable!()
+        }
+    }
+
+    #[test]
+    fn a_pair_that_carries_empty_datagrams_is_not_idle() {
+        let (second, begin) = (Duration::from_secs(1), Instant::now());
+        let limits = Limits { idle: Some(second), ..Limits::default() };
+        let one_way = |_, limits| {
+            Ok(Carrier::Messages(Box::new(datagram::Mover::new(limits, 1 << 20, begin))))
+        };
+        let Ok(mut pair) = Duplex::new::<Infallible>(limits, OnMax::EndDirection, one_way);
+        let mut store = Store::default();
+        let mut step = |pair: &mut Duplex, count, now| {
+            let (mut up, mut down) = (Empties(count), Empties(0));
+            pair.step(&mut up, &mut down, &mut store, now, 1, |_, _| unreachable!())
+        };
+        let waits = DuplexThen::Wait { a_to_b: Some(Need::Source), b_to_a: Some(Need::Source) };
+        assert_eq!(step(&mut pair, 1, begin + second), waits);
+        assert_eq!(pair.deadline(), Some(begin + 2 * second));
+        assert_eq!(step(&mut pair, 0, begin + 2 * second), DuplexThen::End);
+        assert_eq!(pair.into_ends().cause(), Cause::Idle);
+    }
 }

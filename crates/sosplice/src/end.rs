@@ -53,7 +53,8 @@ impl fmt::Debug for OsError {
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// The source has sent its last byte (FIN), and the drain has accepted it.
+    /// The source has sent its last byte (FIN), and the drain has accepted it. A datagram
+    /// socket: it was shut down for reading, and what had come is out.
     Eof,
     /// The byte limit was reached exactly; the rest is still readable on the source.
     Max,
@@ -181,6 +182,11 @@ pub struct End {
     /// come before whatever the source still holds. Empty after [`Cause::Eof`] and
     /// [`Cause::Max`]; may hold bytes when the drain failed or stood still
     /// ([`Cause::Idle`]) or when the splice was taken back by force.
+    ///
+    /// Datagrams that still waited on the source are here too, after any cause, where the
+    /// kernel was told to join them (UDP_GRO): left there, the joined ones would be read as
+    /// one. With a byte limit, or with [`EngineChoice::Copy`](crate::EngineChoice::Copy),
+    /// it is not told to, and they stay on the source.
     pub residue: Vec<u8>,
     /// Of datagrams: the length of each in the residue, in order. Empty for streams.
     pub boundaries: Vec<usize>,

@@ -6,13 +6,26 @@ use std::io;
 #[non_exhaustive]
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A datagram or seqpacket socket: its message boundaries would be lost.
-    #[error("the {end} is a {kind} socket: a byte-stream splice would lose its message boundaries")]
+    /// A seqpacket or raw socket, or a datagram socket other than UDP: its message
+    /// boundaries would be lost.
+    #[error(
+        "the {end} is a {kind} socket, not UDP: a byte-stream splice would lose its message boundaries"
+    )]
     NotAStream {
         /// Which end: `source` or `drain`.
         end: &'static str,
         /// Its socket type.
         kind: &'static str,
+    },
+    /// One end carries a byte stream, the other messages.
+    #[error(
+        "the {messages} is a datagram socket and the {stream} is not: a splice joins two of a kind"
+    )]
+    Mixed {
+        /// Which end keeps message boundaries: `source`, `drain`, `first socket`, ...
+        messages: &'static str,
+        /// Which end does not.
+        stream: &'static str,
     },
     /// A listening socket carries no bytes; accept a connection from it first.
     #[error("the {end} is a listening socket: splice an accepted connection instead")]
@@ -20,7 +33,8 @@ pub enum Error {
         /// Which end: `source` or `drain`.
         end: &'static str,
     },
-    /// A stream socket that is neither connected nor connecting.
+    /// A stream socket that is neither connected nor connecting, or a datagram drain that
+    /// is not connected.
     #[error("the {end} is not connected")]
     NotConnected {
         /// Which end: `source` or `drain`.
@@ -48,7 +62,9 @@ impl Error {
 impl From<Error> for io::Error {
     fn from(error: Error) -> Self {
         let kind = match &error {
-            Error::NotAStream { .. } | Error::Listening { .. } => io::ErrorKind::InvalidInput,
+            Error::NotAStream { .. } | Error::Mixed { .. } | Error::Listening { .. } => {
+                io::ErrorKind::InvalidInput
+            }
             Error::NotConnected { .. } => io::ErrorKind::NotConnected,
             Error::Setup { source, .. } => source.kind(),
             Error::ShutDown => io::ErrorKind::BrokenPipe,

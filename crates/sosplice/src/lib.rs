@@ -17,6 +17,7 @@
 
 #![deny(unsafe_code)]
 
+mod carrier;
 mod completion;
 pub mod datagram;
 mod duplex;

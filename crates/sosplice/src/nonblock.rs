@@ -22,7 +22,8 @@ fn borrowed() -> MutexGuard<'static, HashMap<Key, usize>> {
 }
 
 /// Keeps O_NONBLOCK set on a file. Give it back with [`release`](Self::release).
-#[derive(Debug)]
+/// The default holds nothing.
+#[derive(Debug, Default)]
 pub(crate) struct Nonblock(Option<Key>);
 
 impl Nonblock {

@@ -1,10 +1,11 @@
 //! Splices on threads of their own, for programs that use blocking calls.
 
+use crate::carrier::Carrier;
 use crate::completion::Completion;
-use crate::duplex::{BothEnds, Duplex, OnMax};
+use crate::duplex::{BothEnds, Direction, Duplex, OnMax};
 use crate::end::{Carried, End};
 use crate::error::Error;
-use crate::mover::{Limits, Mover};
+use crate::mover::Limits;
 use crate::sys;
 use crate::worker::{Command, Counts, FlowId, Inbox, OneWay, Side, TwoWay, Worker};
 use rustix::fd::{AsFd, BorrowedFd};
@@ -61,12 +62,16 @@ impl Splicer {
     /// error, or [`Splice::unsplice`]. The drain is not shut down at the end, as with
     /// the socket option (sosplice(9)).
     ///
+    /// Both are streams, or both are UDP sockets, whose datagrams keep their boundaries: the
+    /// source takes from anyone (or from its peer, if connected), the drain is connected.
+    ///
     /// Both are duplicated: the splice runs on when the caller closes his descriptors.
-    /// While it runs O_NONBLOCK is set on both files; it is as before at the end.
+    /// While it runs O_NONBLOCK is set on both files of a stream splice; it is as before at
+    /// the end.
     ///
     /// # Errors
-    /// A datagram or listening socket, one that is neither connected nor connecting, or
-    /// no descriptor left.
+    /// A stream and a datagram socket; a datagram socket other than UDP; a listening socket;
+    /// one that is neither connected nor connecting; or no descriptor left.
     pub fn splice<S: AsFd, D: AsFd>(
         &self,
         source: &S,
@@ -75,8 +80,10 @@ impl Splicer {
     ) -> Result<Splice, Error> {
         let source = Side::new(source.as_fd(), "source")?;
         let drain = Side::new(drain.as_fd(), "drain")?;
-        let can_pipe = source.can_pipe() && drain.can_pipe();
-        let mover = Mover::new(limits, can_pipe, Instant::now());
+        let carrier = Carrier::new(limits, source.endpoint(), drain.endpoint(), Instant::now())?;
+        if carrier.takes_joined() {
+            source.join();
+        }
         let (id, inbox) = self.place();
         let counts = Arc::new(Counts::default());
         let done = Arc::new(Completion::new());
@@ -86,12 +93,14 @@ impl Splicer {
             counts: Arc::clone(&counts),
             done: Arc::clone(&done),
         };
-        inbox.post(Command::Add(Box::new(OneWay { id, source, drain, mover, counts, done })))?;
+        inbox.post(Command::Add(Box::new(OneWay { id, source, drain, carrier, counts, done })))?;
         Ok(handle)
     }
 
     /// Joins two sockets both ways, and carries the half-close of each to the other.
-    /// `max` bounds each direction, `idle` the pair.
+    /// `max` bounds each direction, `idle` the pair. Of two UDP sockets both are connected;
+    /// they know no half-close, so a pair of them ends by a limit, an error, or
+    /// [`Both::unsplice`].
     ///
     /// # Errors
     /// As [`splice`](Self::splice).
@@ -139,8 +148,18 @@ fn two_way(
 ) -> Result<TwoWayParts, Error> {
     let a = Side::new(a, "first socket")?;
     let b = Side::new(b, "second socket")?;
-    let can_pipe = a.can_pipe() && b.can_pipe();
-    let duplex = Duplex::new(limits, OnMax::EndDirection, can_pipe, Instant::now());
+    let now = Instant::now();
+    let duplex = Duplex::new(limits, OnMax::EndDirection, |direction, limits| match direction {
+        Direction::AToB => Carrier::new(limits, a.endpoint(), b.endpoint(), now),
+        Direction::BToA => Carrier::new(limits, b.endpoint(), a.endpoint(), now),
+    })?;
+    let (a_joins, b_joins) = duplex.takes_joined();
+    if a_joins {
+        a.join();
+    }
+    if b_joins {
+        b.join();
+    }
     let counts = Arc::new([Counts::default(), Counts::default()]);
     let done = Arc::new(Completion::new());
     let flow = TwoWay { id, a, b, duplex, counts: Arc::clone(&counts), done: Arc::clone(&done) };

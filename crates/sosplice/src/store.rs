@@ -95,14 +95,15 @@ impl Store {
         }
     }
 
-    /// For one receive call. A flow gives it back before the next flow's turn, so one is
+    /// For one receive call, empty. A flow gives it back before the next flow's turn, so one is
     /// enough.
     pub(crate) fn batch(&mut self) -> Box<Batch> {
         self.batch.take().unwrap_or_default()
     }
 
-    pub(crate) fn give_batch(&mut self, batch: Box<Batch>) {
+    pub(crate) fn give_batch(&mut self, mut batch: Box<Batch>) {
         if batch.has_slots() {
+            batch.clear();
             self.batch = Some(batch);
         }
     }

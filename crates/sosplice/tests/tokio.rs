@@ -239,7 +239,7 @@ async fn a_reset_is_an_error_as_in_tokios_own() {
 }
 
 #[tokio::test]
-async fn a_datagram_socket_is_refused() {
+async fn a_datagram_and_a_stream_socket_are_refused() {
     let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let (a, _b) = pair().await;
     let udp = Registered::new(socket.into()).unwrap();

@@ -5,6 +5,7 @@
 
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+pub mod datagrams;
 pub mod pattern;
 pub mod peers;
 
@@ -73,6 +74,26 @@ pub struct Closed {
     pub down_copy: u64,
     pub down_pipe: u64,
     pub engine: String,
+    pub cause: String,
+}
+
+/// A line "session closed", of a UDP relay.
+#[derive(Debug)]
+pub struct Session {
+    pub client: String,
+    pub upstream: String,
+    pub up: u64,
+    pub down: u64,
+    pub up_datagrams: u64,
+    pub down_datagrams: u64,
+    pub up_gso: u64,
+    pub up_mmsg: u64,
+    pub up_plain: u64,
+    pub down_gso: u64,
+    pub down_mmsg: u64,
+    pub down_plain: u64,
+    pub engine: String,
+    pub dropped: u64,
     pub cause: String,
 }
 
@@ -181,26 +202,56 @@ impl Relay {
     #[track_caller]
     pub fn next_closed(&self) -> Closed {
         let line = self.next("connection closed");
-        let number =
-            |name: &str| line[name].as_u64().unwrap_or_else(|| panic!("no {name} in {line}"));
-        let text = |name: &str| {
-            line[name].as_str().unwrap_or_else(|| panic!("no {name} in {line}")).to_owned()
-        };
         let closed = Closed {
-            client: text("client"),
-            upstream: text("upstream"),
-            up: number("up"),
-            down: number("down"),
-            up_copy: number("up_copy"),
-            up_pipe: number("up_pipe"),
-            down_copy: number("down_copy"),
-            down_pipe: number("down_pipe"),
-            engine: text("engine"),
-            cause: text("cause"),
+            client: text(&line, "client"),
+            upstream: text(&line, "upstream"),
+            up: number(&line, "up"),
+            down: number(&line, "down"),
+            up_copy: number(&line, "up_copy"),
+            up_pipe: number(&line, "up_pipe"),
+            down_copy: number(&line, "down_copy"),
+            down_pipe: number(&line, "down_pipe"),
+            engine: text(&line, "engine"),
+            cause: text(&line, "cause"),
         };
         assert_eq!(closed.up, closed.up_copy + closed.up_pipe, "{line}");
         assert_eq!(closed.down, closed.down_copy + closed.down_pipe, "{line}");
         closed
+    }
+
+    /// The next "session closed", waited for.
+    #[track_caller]
+    pub fn next_session(&self) -> Session {
+        let line = self.next("session closed");
+        let session = Session {
+            client: text(&line, "client"),
+            upstream: text(&line, "upstream"),
+            up: number(&line, "up"),
+            down: number(&line, "down"),
+            up_datagrams: number(&line, "up_datagrams"),
+            down_datagrams: number(&line, "down_datagrams"),
+            up_gso: number(&line, "up_gso"),
+            up_mmsg: number(&line, "up_mmsg"),
+            up_plain: number(&line, "up_plain"),
+            down_gso: number(&line, "down_gso"),
+            down_mmsg: number(&line, "down_mmsg"),
+            down_plain: number(&line, "down_plain"),
+            engine: text(&line, "engine"),
+            dropped: number(&line, "dropped"),
+            cause: text(&line, "cause"),
+        };
+        let Session { up_gso, up_mmsg, up_plain, down_gso, down_mmsg, down_plain, .. } = session;
+        assert_eq!(session.up, up_gso + up_mmsg + up_plain, "{line}");
+        assert_eq!(session.down, down_gso + down_mmsg + down_plain, "{line}");
+        session
+    }
+
+    /// Stops it with SIGTERM and waits for its end: the line "stopped".
+    #[track_caller]
+    pub fn stop(&mut self) -> Value {
+        self.signal(Signal::TERM);
+        assert_eq!(self.wait().code(), Some(0));
+        self.next("stopped")
     }
 
     fn take_pending(&self, message: &str) -> Option<Value> {
@@ -285,6 +336,27 @@ impl Relay {
         u64::from_str_radix(mask.trim(), 16).unwrap() >> (signal.as_raw() - 1) & 1 == 1
     }
 
+    /// Stops every thread of it: what comes now waits in its sockets.
+    #[track_caller]
+    pub fn freeze(&self) {
+        self.signal(Signal::STOP);
+        let tasks = format!("/proc/{}/task", self.pid());
+        wait_until("the relay stands still", || {
+            std::fs::read_dir(&tasks).unwrap().all(|task| {
+                let stat = std::fs::read_to_string(task.unwrap().path().join("stat"));
+                // T, or t under a tracer.
+                stat.is_ok_and(|stat| {
+                    stat.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with(['T', 't']))
+                })
+            })
+        });
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
     pub fn signal(&self, signal: Signal) {
         rustix::process::kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
@@ -313,6 +385,16 @@ impl Drop for Relay {
             }
         }
     }
+}
+
+#[track_caller]
+pub fn number(line: &Value, name: &str) -> u64 {
+    line[name].as_u64().unwrap_or_else(|| panic!("no {name} in {line}"))
+}
+
+#[track_caller]
+fn text(line: &Value, name: &str) -> String {
+    line[name].as_str().unwrap_or_else(|| panic!("no {name} in {line}")).to_owned()
 }
 
 fn is(entry: &Value, message: &str) -> bool {

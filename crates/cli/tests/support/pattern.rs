@@ -41,6 +41,11 @@ pub struct Pattern {
     at: u64,
 }
 
+/// What the datagram of that number and length holds.
+pub fn datagram(number: u64, len: usize) -> &'static [u8] {
+    Pattern::new(number).piece(len)
+}
+
 /// How a stream ended for its reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {

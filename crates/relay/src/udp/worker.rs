@@ -120,8 +120,10 @@ const COMPLAIN_PAUSE: Duration = Duration::from_secs(1);
 /// epoll_wait is asked for no longer than this, so that no deadline overflows it.
 const SLEEP_MAX: Duration = Duration::from_secs(3600);
 
-/// Runs until the relay stops.
-pub(crate) fn run(setup: Setup, listener: Socket, bell: &Bell) -> io::Result<()> {
+/// Runs until the relay stops. The listening socket is handed back: closed while others
+/// still serve their sessions, it would leave the SO_REUSEPORT group, and the kernel would
+/// give some of their clients to workers that do not know them.
+pub(crate) fn run(setup: Setup, listener: Socket, bell: &Bell) -> io::Result<Socket> {
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     let edges = epoll::EventFlags::IN | epoll::EventFlags::ET;
     epoll::add(&epoll, &listener, epoll::EventData::new_u64(LISTENER), edges)?;
@@ -149,7 +151,7 @@ pub(crate) fn run(setup: Setup, listener: Socket, bell: &Bell) -> io::Result<()>
         setup,
     };
     while !worker.turn()? {}
-    Ok(())
+    Ok(worker.listener)
 }
 
 struct Worker<'p> {

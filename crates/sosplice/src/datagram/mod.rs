@@ -6,8 +6,11 @@
 //! runs of equal size as one that the kernel cuts (UDP_SEGMENT), the rest by sendmmsg(2).
 
 mod batch;
+mod gro;
 mod mover;
 mod plan;
+
+pub(crate) use gro::Joining;
 
 pub use batch::{Batch, MESSAGE_BYTES_MAX, MESSAGES_MAX, Message, Origin};
 pub use mover::{Ends, Mover};

@@ -194,7 +194,7 @@ impl Mover {
     fn take(&mut self, ends: &mut impl Ends, store: &mut Store) -> Result<bool, Cause> {
         let failed = |error: io::Error| Cause::SourceError(OsError::from(&error));
         let longest = MESSAGE_BYTES_MAX as u64;
-        let careful = self.allowance < longest || self.message_max < MESSAGE_BYTES_MAX;
+        let careful = self.allowance < longest || self.some_do_not_fit();
         if careful {
             let Some(len) = ends.next_len().map_err(failed)? else { return Ok(true) };
             if len as u64 > self.allowance {
@@ -224,6 +224,19 @@ impl Mover {
         }
         self.held = Some(Held { batch, sent: Position::default() });
         Ok(received.dry)
+    }
+
+    /// Whether the source may be told to join datagrams (UDP_GRO): not where each must be
+    /// looked at before it is taken, for the look shows the joined ones as one, and not
+    /// where each is sent by a call of its own.
+    #[must_use]
+    pub const fn takes_joined(&self) -> bool {
+        self.ability.many && self.allowance == u64::MAX && !self.some_do_not_fit()
+    }
+
+    /// A datagram may be longer than what the drain's send buffer takes.
+    const fn some_do_not_fit(&self) -> bool {
+        self.message_max < MESSAGE_BYTES_MAX
     }
 
     fn end(&mut self, cause: Cause) -> Then {
@@ -263,6 +276,11 @@ impl Mover {
     #[must_use]
     pub const fn carried(&self) -> Carried {
         self.carried
+    }
+
+    /// The last movement; before it, the beginning.
+    pub(crate) const fn last(&self) -> Instant {
+        self.last
     }
 
     /// When the driver must step at the latest.

@@ -313,6 +313,11 @@ impl Mover {
         deadline_after(self.last, self.idle)
     }
 
+    /// The last movement; before it, the beginning.
+    pub(crate) const fn last(&self) -> Instant {
+        self.last
+    }
+
     /// Bytes went the other way between the same sockets: this is a dialogue, not bulk.
     pub(crate) fn answered(&mut self) {
         self.bulk.interrupt();

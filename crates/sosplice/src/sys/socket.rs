@@ -6,9 +6,10 @@
 //! drivers see to that.
 
 use super::Pipe;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::AsFd;
 use rustix::io::{Errno, retry_on_intr};
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketType, sockopt};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketType, ipproto, sockopt};
 use rustix::pipe::SpliceFlags;
 use std::io;
 
@@ -23,7 +24,9 @@ pub enum Kind {
     Stream,
     /// Not a socket: read and write.
     File,
-    /// A datagram socket.
+    /// UDP over IPv4 or IPv6: batches of messages.
+    Udp,
+    /// Another datagram socket.
     Datagram,
     /// A seqpacket socket.
     Seqpacket,
@@ -38,15 +41,15 @@ impl Kind {
         matches!(self, Self::Tcp | Self::Unix)
     }
 
-    /// The name of a socket type that keeps message boundaries, which a splice of bytes
-    /// would lose.
+    /// The name of a socket type whose message boundaries would be lost: they are kept for
+    /// UDP only.
     #[must_use]
     pub const fn keeps_messages(self) -> Option<&'static str> {
         match self {
             Self::Datagram => Some("datagram"),
             Self::Seqpacket => Some("seqpacket"),
             Self::Raw => Some("raw"),
-            Self::Tcp | Self::Unix | Self::Stream | Self::File => None,
+            Self::Tcp | Self::Unix | Self::Stream | Self::File | Self::Udp => None,
         }
     }
 
@@ -55,7 +58,7 @@ impl Kind {
     }
 }
 
-/// Reads what a descriptor is (SO_TYPE, SO_DOMAIN).
+/// Reads what a descriptor is (SO_TYPE, SO_DOMAIN, SO_PROTOCOL).
 ///
 /// # Errors
 /// EBADF; ENOTSOCK is the answer [`Kind::File`].
@@ -66,12 +69,30 @@ pub fn kind<Fd: AsFd>(fd: Fd) -> rustix::io::Result<Kind> {
             AddressFamily::UNIX => Kind::Unix,
             _ => Kind::Stream,
         }),
-        Ok(SocketType::DGRAM) => Ok(Kind::Datagram),
+        // Others are UDP-Lite and ping sockets.
+        Ok(SocketType::DGRAM) => Ok(match sockopt::socket_domain(&fd)? {
+            AddressFamily::INET | AddressFamily::INET6
+                if sockopt::socket_protocol(&fd)? == Some(ipproto::UDP) =>
+            {
+                Kind::Udp
+            }
+            _ => Kind::Datagram,
+        }),
         Ok(SocketType::SEQPACKET) => Ok(Kind::Seqpacket),
         Ok(_) => Ok(Kind::Raw),
         Err(Errno::NOTSOCK) => Ok(Kind::File),
         Err(errno) => Err(errno),
     }
+}
+
+/// Whether the socket was shut down for reading, by its owner or, on a stream, by the
+/// peer's end (POLLRDHUP, poll(2)).
+#[must_use]
+pub fn is_over<Fd: AsFd>(fd: Fd) -> bool {
+    let mut fds = [PollFd::new(&fd, PollFlags::RDHUP)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    retry_on_intr(|| poll(&mut fds, Some(&now))).is_ok()
+        && fds[0].revents().contains(PollFlags::RDHUP)
 }
 
 /// Whether the socket listens (SO_ACCEPTCONN).

@@ -16,9 +16,10 @@ mod socket;
 
 pub use socket::{Failed, Registered, Socket};
 
+use crate::carrier::Carrier;
 use crate::duplex::{BothEnds, Direction, Duplex, DuplexThen, OnMax};
 use crate::end::{Carried, Cause, End};
-use crate::mover::{Limits, Mover, Need, STEP_BUDGET_BYTES, Then};
+use crate::mover::{Limits, Need, STEP_BUDGET_BYTES, Then};
 use crate::store::Store;
 use crate::sys;
 use ends::{End as SocketEnd, TokioEnds};
@@ -42,11 +43,12 @@ thread_local! {
 }
 
 /// Moves bytes from `source` to `drain` until a limit, the end of the source, or an
-/// error. The drain is not shut down, as with the socket option: see sosplice(9).
+/// error. The drain is not shut down, as with the socket option: see sosplice(9). Both are
+/// streams, or both UDP sockets, the drain connected.
 ///
 /// # Errors
-/// Only of the set-up (a datagram socket, a descriptor that is not open); what ends a
-/// running splice is the cause in [`End`].
+/// Only of the set-up ([`Error`](crate::Error), or a descriptor that is not open); what
+/// ends a running splice is the cause in [`End`].
 pub async fn splice<S, D>(source: &S, drain: &D, limits: Limits) -> io::Result<End>
 where
     S: Socket + ?Sized,
@@ -54,32 +56,43 @@ where
 {
     let (mut source, mut drain) =
         (SocketEnd::new(source, "source")?, SocketEnd::new(drain, "drain")?);
-    let mut mover = Mover::new(limits, source.can_pipe() && drain.can_pipe(), now());
+    let mut carrier =
+        Carrier::new(limits, source.endpoint("source"), drain.endpoint("drain"), now())?;
+    if carrier.takes_joined() {
+        source.join();
+    }
+    let messages = carrier.keeps_messages();
     let mut timer = Timer::default();
     poll_fn(|cx| {
         loop {
             let mut ends = TokioEnds::one_way(&mut source, &mut drain);
             let step = STORE
-                .with_borrow_mut(|store| mover.step(&mut ends, store, now(), STEP_BUDGET_BYTES));
+                .with_borrow_mut(|store| carrier.step(&mut ends, store, now(), STEP_BUDGET_BYTES));
             let need = match step.then {
                 Then::End(_) => return Poll::Ready(()),
                 Then::Wait(need) => need,
             };
             let met = ends.poll_need(need, cx);
-            if need == Need::Drain
+            if (messages || need == Need::Drain)
                 && let Some(error) = source.poll_failure(cx)
             {
-                mover.end_now(Cause::SourceError(error));
+                carrier.end_now(Cause::SourceError(error));
                 return Poll::Ready(());
             }
-            let due = timer.poll(mover.deadline(), cx);
+            if messages && let Some(error) = drain.poll_failure(cx) {
+                carrier.end_now(Cause::DrainError(error));
+                return Poll::Ready(());
+            }
+            let due = timer.poll(carrier.deadline(), cx);
             if !met && !due {
                 return Poll::Pending;
             }
         }
     })
     .await;
-    Ok(mover.into_end())
+    let mut end = carrier.into_end();
+    source.part(&mut end);
+    Ok(end)
 }
 
 /// Joins two sockets both ways, and carries the half-close of each to the other; done
@@ -133,10 +146,24 @@ impl<'s, A: Socket + ?Sized, B: Socket + ?Sized> Both<'s, A, B> {
     /// Joins `a` and `b`; nothing moves before the first poll.
     ///
     /// # Errors
-    /// A datagram socket, or a descriptor that is not open.
+    /// Those of the set-up ([`Error`](crate::Error)), or a descriptor that is not open.
     pub fn new(a: &'s A, b: &'s B, limits: Limits, on_max: OnMax) -> io::Result<Self> {
-        let (a, b) = (SocketEnd::new(a, "first socket")?, SocketEnd::new(b, "second socket")?);
-        let duplex = Duplex::new(limits, on_max, a.can_pipe() && b.can_pipe(), now());
+        let (first, second, now) = ("first socket", "second socket", now());
+        let (mut a, mut b) = (SocketEnd::new(a, first)?, SocketEnd::new(b, second)?);
+        let duplex = Duplex::new(limits, on_max, |direction, limits| {
+            let (a, b) = (a.endpoint(first), b.endpoint(second));
+            match direction {
+                Direction::AToB => Carrier::new(limits, a, b, now),
+                Direction::BToA => Carrier::new(limits, b, a, now),
+            }
+        })?;
+        let (a_joins, b_joins) = duplex.takes_joined();
+        if a_joins {
+            a.join();
+        }
+        if b_joins {
+            b.join();
+        }
         Ok(Self { a, b, duplex, timer: Timer::default(), withhold_last_fin: false })
     }
 
@@ -177,13 +204,14 @@ impl<'s, A: Socket + ?Sized, B: Socket + ?Sized> Both<'s, A, B> {
             if let Some(need) = b_to_a {
                 again |= back.poll_need(need, cx);
             }
-            if a_to_b == Some(Need::Drain)
+            let messages = self.duplex.keeps_messages();
+            if (messages || a_to_b == Some(Need::Drain))
                 && let Some(error) = self.a.poll_failure(cx)
             {
                 self.duplex.source_failed(Direction::AToB, error);
                 return Poll::Ready(());
             }
-            if b_to_a == Some(Need::Drain)
+            if (messages || b_to_a == Some(Need::Drain))
                 && let Some(error) = self.b.poll_failure(cx)
             {
                 self.duplex.source_failed(Direction::BToA, error);
@@ -210,7 +238,11 @@ impl<'s, A: Socket + ?Sized, B: Socket + ?Sized> Both<'s, A, B> {
     /// How both directions ended; one that had not is [`Cause::Unspliced`].
     #[must_use]
     pub fn into_ends(self) -> BothEnds {
-        self.duplex.into_ends()
+        let Self { mut a, mut b, duplex, .. } = self;
+        let mut ends = duplex.into_ends();
+        a.part(&mut ends.a_to_b);
+        b.part(&mut ends.b_to_a);
+        ends
     }
 }
 

@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::{TcpStream, UdpSocket, UnixStream};
 
 /// What [`Socket::failed`] gives.
 pub type Failed<'s> = Pin<Box<dyn Future<Output = ()> + Send + 's>>;
@@ -36,7 +36,9 @@ pub trait Socket: AsFd {
     fn try_io<R>(&self, interest: Interest, call: impl FnOnce() -> io::Result<R>) -> io::Result<R>;
 
     /// Done when the connection has failed (EPOLLERR), whatever its readiness. Asked for
-    /// only by a direction whose drain is full: it does not read, and would not hear of it.
+    /// by a direction whose drain is full: it does not read, and would not hear of it; and
+    /// for datagrams, whose sockets fail without becoming readable. It is asked again when
+    /// [`try_io`](Self::try_io) has cleared [`Interest::ERROR`].
     fn failed(&self) -> Failed<'_>;
 
     /// What carries the bytes.
@@ -95,6 +97,28 @@ impl Socket for UnixStream {
     forward!();
     fn kind(&self) -> io::Result<Kind> {
         Ok(Kind::Unix)
+    }
+}
+
+/// Datagrams keep their boundaries; see the manual on them.
+impl Socket for UdpSocket {
+    fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_recv_ready(cx)
+    }
+    fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_send_ready(cx)
+    }
+    fn try_io<R>(&self, interest: Interest, call: impl FnOnce() -> io::Result<R>) -> io::Result<R> {
+        Self::try_io(self, interest, call)
+    }
+    fn failed(&self) -> Failed<'_> {
+        Box::pin(async {
+            // An error is the runtime's end.
+            let _ = self.ready(Interest::ERROR).await;
+        })
+    }
+    fn kind(&self) -> io::Result<Kind> {
+        Ok(Kind::Udp)
     }
 }
 

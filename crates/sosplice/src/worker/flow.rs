@@ -1,12 +1,14 @@
 //! What a worker steps: a splice, or a pair of them.
 
 use super::{FlowId, Side};
+use crate::carrier::Carrier;
 use crate::completion::Completion;
+use crate::datagram::{self, Batch, Plan};
 use crate::duplex::{BothEnds, Direction, Duplex, DuplexThen};
 use crate::end::{Carried, Cause, End, OsError};
-use crate::mover::{Ends, Mover, Need, STEP_BUDGET_BYTES, Then};
+use crate::mover::{self, Need, STEP_BUDGET_BYTES, Then};
 use crate::store::Store;
-use crate::sys::{self, Pipe, Put, Take};
+use crate::sys::{self, Pipe, Put, Received, Take};
 use rustix::fd::AsFd;
 use rustix::io::Errno;
 use std::io;
@@ -51,14 +53,14 @@ impl Counts {
     }
 }
 
-/// The mover's ends on two sides.
+/// The ends of either mover on two sides.
 struct SideEnds<'f> {
     source: &'f Side,
     drain: &'f Side,
     counts: &'f Counts,
 }
 
-impl Ends for SideEnds<'_> {
+impl mover::Ends for SideEnds<'_> {
     fn recv(&mut self, buf: &mut [u8]) -> io::Result<Take> {
         let kind = self.source.kind();
         self.source.take(buf.len(), |fd| sys::recv(fd, kind, buf))
@@ -93,12 +95,38 @@ impl Ends for SideEnds<'_> {
     }
 }
 
+impl datagram::Ends for SideEnds<'_> {
+    fn receive(&mut self, batch: &mut Batch, max: usize) -> io::Result<Received> {
+        self.source.receive(|fd| Ok(sys::receive(fd, batch, max, false)?))
+    }
+
+    fn next_len(&mut self) -> io::Result<Option<usize>> {
+        let mut len = None;
+        self.source.receive(|fd| {
+            len = sys::next_len(fd)?;
+            Ok(Received { dry: len.is_none(), dropped: None })
+        })?;
+        Ok(len)
+    }
+
+    fn send(&mut self, batch: &Batch, plan: &Plan) -> io::Result<usize> {
+        let mut counts = self.counts.lock();
+        let count = self.drain.give(|fd| Ok(sys::send_plan(fd, batch, plan)?))?;
+        *counts += plan.carried(count);
+        Ok(count)
+    }
+
+    fn is_over(&self) -> bool {
+        self.source.is_over()
+    }
+}
+
 /// One direction.
 pub(crate) struct OneWay {
     pub(crate) id: FlowId,
     pub(crate) source: Side,
     pub(crate) drain: Side,
-    pub(crate) mover: Mover,
+    pub(crate) carrier: Carrier,
     pub(crate) counts: Arc<Counts>,
     pub(crate) done: Arc<Completion<End>>,
 }
@@ -114,7 +142,7 @@ impl Flow for OneWay {
 
     fn step(&mut self, store: &mut Store, now: Instant) -> Stepped {
         let mut ends = SideEnds { source: &self.source, drain: &self.drain, counts: &self.counts };
-        let step = self.mover.step(&mut ends, store, now, STEP_BUDGET_BYTES);
+        let step = self.carrier.step(&mut ends, store, now, STEP_BUDGET_BYTES);
         match step.then {
             Then::End(_) => Stepped::Ended,
             // What no call would meet is only seen here: a drain that fails while the
@@ -136,33 +164,35 @@ impl Flow for OneWay {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        self.mover.deadline()
+        self.carrier.deadline()
     }
 
     fn unsplice(&mut self, force: bool) {
         if force {
-            self.mover.end_now(Cause::Unspliced);
+            self.carrier.end_now(Cause::Unspliced);
         } else {
-            self.mover.unsplice();
+            self.carrier.unsplice();
         }
     }
 
     fn finish(self: Box<Self>) {
-        let Self { source, drain, mover, done, .. } = *self;
+        let Self { source, drain, carrier, done, .. } = *self;
+        let mut end = carrier.into_end();
+        source.part(&mut end);
         // Before the end is told: whoever hears of it finds its sockets as they were.
         drop((source, drain));
-        done.complete(mover.into_end());
+        done.complete(end);
     }
 
     fn fail(mut self: Box<Self>, errno: Errno) {
-        self.mover.end_now(Cause::SourceError(OsError::from(errno)));
+        self.carrier.end_now(Cause::SourceError(OsError::from(errno)));
         self.finish();
     }
 }
 
 impl OneWay {
     fn over(&mut self, cause: Cause) -> Stepped {
-        self.mover.end_now(cause);
+        self.carrier.end_now(cause);
         Stepped::Ended
     }
 }
@@ -234,8 +264,11 @@ impl Flow for TwoWay {
 
     fn finish(self: Box<Self>) {
         let Self { a, b, duplex, done, .. } = *self;
+        let mut ends = duplex.into_ends();
+        a.part(&mut ends.a_to_b);
+        b.part(&mut ends.b_to_a);
         drop((a, b));
-        done.complete(duplex.into_ends());
+        done.complete(ends);
     }
 
     fn fail(mut self: Box<Self>, errno: Errno) {

@@ -1,8 +1,11 @@
 //! One socket of a flow: its descriptor, and what epoll has said of it.
 
+use crate::carrier::Endpoint;
+use crate::datagram::Joining;
+use crate::end::End;
 use crate::error::Error;
 use crate::nonblock::Nonblock;
-use crate::sys::{self, Kind, LowWater, Put, Take};
+use crate::sys::{self, Kind, LowWater, Put, Received, Take};
 use rustix::event::epoll::EventFlags;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -18,8 +21,12 @@ pub(crate) struct Side {
     kind: Kind,
     ready: Cell<Ready>,
     nonblock: Nonblock,
+    /// For the caller's errors.
+    name: &'static str,
     /// Set while this side is the source of a flow in bulk.
     mark: RefCell<LowWater>,
+    /// Begun when this side is the source of datagrams.
+    joining: RefCell<Joining>,
 }
 
 /// What may be tried. Kept until a call finds otherwise.
@@ -34,6 +41,8 @@ struct Ready {
     urgent: bool,
     /// An error is pending.
     error: bool,
+    /// It was shut down for reading; of datagrams, what is queued comes still.
+    over: bool,
     /// Both directions of the connection are over: nothing can be sent.
     dead: bool,
     /// Not to be waited for (a regular file).
@@ -48,13 +57,13 @@ impl Side {
         .union(EventFlags::ET);
 
     /// Duplicates `fd`, checks that it can be `end` of a splice, and sets O_NONBLOCK
-    /// until the side is dropped.
+    /// until the side is dropped; not on a datagram socket, which no call here sleeps on.
     pub(crate) fn new(fd: BorrowedFd<'_>, end: &'static str) -> Result<Self, Error> {
         let kind = sys::kind(fd).map_err(Error::setup("getsockopt"))?;
         if let Some(kind) = kind.keeps_messages() {
             return Err(Error::NotAStream { end, kind });
         }
-        if kind != Kind::File {
+        if !matches!(kind, Kind::File | Kind::Udp) {
             if sys::is_listening(fd).map_err(Error::setup("getsockopt"))? {
                 return Err(Error::Listening { end });
             }
@@ -63,12 +72,34 @@ impl Side {
             }
         }
         let fd = rustix::io::fcntl_dupfd_cloexec(fd, 0).map_err(Error::setup("fcntl"))?;
-        let nonblock = Nonblock::hold(&fd).map_err(Error::setup("fcntl"))?;
-        Ok(Self { fd, kind, ready: Cell::default(), nonblock, mark: RefCell::default() })
+        let nonblock = match kind {
+            Kind::Udp => Nonblock::default(),
+            _ => Nonblock::hold(&fd).map_err(Error::setup("fcntl"))?,
+        };
+        Ok(Self {
+            fd,
+            kind,
+            ready: Cell::default(),
+            nonblock,
+            name: end,
+            mark: RefCell::default(),
+            joining: RefCell::default(),
+        })
     }
 
-    pub(crate) fn can_pipe(&self) -> bool {
-        self.kind.can_pipe()
+    pub(crate) fn endpoint(&self) -> Endpoint<'_> {
+        let can_pipe = self.kind.can_pipe();
+        Endpoint { fd: self.as_fd(), kind: self.kind, can_pipe, name: self.name }
+    }
+
+    /// Lets the kernel join datagrams here, until [`part`](Self::part).
+    pub(crate) fn join(&self) {
+        self.joining.borrow_mut().begin(&self.fd);
+    }
+
+    /// The splice that reads here has ended so.
+    pub(super) fn part(&self, end: &mut End) {
+        self.joining.borrow_mut().end(&self.fd, Some(end));
     }
 
     pub(super) fn note(&self, flags: EventFlags) {
@@ -79,6 +110,7 @@ impl Side {
         ready.hung_up |= flags.intersects(gone);
         ready.urgent |= flags.contains(EventFlags::PRI);
         ready.error |= flags.contains(EventFlags::ERR);
+        ready.over |= flags.intersects(EventFlags::RDHUP | EventFlags::HUP);
         ready.dead |= flags.contains(EventFlags::HUP);
         self.ready.set(ready);
     }
@@ -138,6 +170,46 @@ impl Side {
         Ok(given)
     }
 
+    /// Runs a receive call if datagrams may be there.
+    pub(super) fn receive(
+        &self,
+        call: impl FnOnce(&OwnedFd) -> io::Result<Received>,
+    ) -> io::Result<Received> {
+        let mut ready = self.ready.get();
+        if !ready.read {
+            return Ok(Received { dry: true, dropped: None });
+        }
+        let received = call(&self.fd)?;
+        if received.dry {
+            ready.read = false;
+            self.ready.set(ready);
+        }
+        Ok(received)
+    }
+
+    /// Runs a call that gives messages, and answers how many were taken, if the side may
+    /// be writable.
+    pub(super) fn give(
+        &self,
+        call: impl FnOnce(&OwnedFd) -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        let mut ready = self.ready.get();
+        if !ready.write {
+            return Ok(0);
+        }
+        let count = call(&self.fd)?;
+        if count == 0 {
+            ready.write = false;
+            self.ready.set(ready);
+        }
+        Ok(count)
+    }
+
+    /// It was shut down for reading.
+    pub(super) fn is_over(&self) -> bool {
+        self.ready.get().over
+    }
+
     pub(super) fn low_water(&self, bytes: Option<u32>) -> io::Result<()> {
         self.mark.borrow_mut().set(&self.fd, self.kind, bytes)
     }
@@ -157,6 +229,7 @@ impl Drop for Side {
     fn drop(&mut self) {
         // A socket that is gone needs no mark.
         let _ = self.low_water(None);
+        self.joining.borrow_mut().end(&self.fd, None);
         self.nonblock.release(&self.fd);
     }
 }

@@ -1,6 +1,8 @@
 //! Sockets and bytes for the tests.
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+pub mod udp;
+
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 
