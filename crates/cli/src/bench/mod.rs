@@ -5,6 +5,10 @@
 //! than the differences that matter. What is published is therefore a ratio of
 //! medians; nothing here is a timed test, and no build depends on it.
 //!
+//! The kernel forwarding packets is the bound of what a relay of streams can
+//! reach. Of single datagrams it is none: it does all its work for each, on the
+//! sender's processor, and a relay that gathers them has one of its own.
+//!
 //! * [`tcp`], [`udp`] the commands: what they can be asked
 //! * [`rounds`] which runs, in which order, and what is printed
 //! * [`netns`] three network namespaces, and the janitor that removes them
