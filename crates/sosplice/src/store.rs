@@ -36,7 +36,7 @@ pub struct Store {
     buffers: Vec<Box<[u8]>>,
     pipe_bytes: usize,
     pipes_max: usize,
-    batches: Vec<Box<Batch>>,
+    batch: Option<Box<Batch>>,
     /// For the send call of whatever flow is stepped.
     pub(crate) plan: Plan,
     /// Pipes that exist: at rest here, or lent to flows.
@@ -54,7 +54,7 @@ impl Store {
             buffers: Vec::with_capacity(KEPT_MAX),
             pipe_bytes,
             pipes_max,
-            batches: Vec::new(),
+            batch: None,
             plan: Plan::default(),
             pipes_alive: Arc::default(),
         }
@@ -98,13 +98,13 @@ impl Store {
     /// For one receive call, empty. A flow gives it back before the next flow's turn, so one is
     /// enough.
     pub(crate) fn batch(&mut self) -> Box<Batch> {
-        self.batches.pop().unwrap_or_default()
+        self.batch.take().unwrap_or_default()
     }
 
     pub(crate) fn give_batch(&mut self, mut batch: Box<Batch>) {
-        if batch.has_slots() && self.batches.is_empty() {
+        if batch.has_slots() {
             batch.clear();
-            self.batches.push(batch);
+            self.batch = Some(batch);
         }
     }
 
