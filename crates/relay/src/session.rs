@@ -6,7 +6,7 @@ use crate::worker::Worker;
 use rustix::fd::OwnedFd;
 use sosplice::sys::{self, Kind};
 use sosplice::tokio::{Both, Registered};
-use sosplice::{BothEnds, Carried, Cause, OnMax};
+use sosplice::{BothEnds, Cause, OnMax};
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
