@@ -5,13 +5,15 @@
 //! a live count and a typed end. It is what OpenBSD and FreeBSD offer as the
 //! socket option `SO_SPLICE` (see sosplice(9)), built from what an unmodified
 //! Linux kernel has: splice(2) through a pipe for bulk, a worker's buffer for
-//! small messages.
+//! small messages; and for UDP, whose datagrams keep their boundaries, batches that the
+//! kernel joins and cuts.
 //!
 //! * [`Splicer`] moves bytes on worker threads of its own, for programs that use
 //!   blocking calls; [`splice_both`] joins two sockets both ways and blocks.
 //! * `sosplice::tokio` (feature `tokio`) does the same inside the caller's task;
 //!   its `copy_bidirectional` takes the place of tokio's.
-//! * [`mover`] is the state machine under both: no loop, no thread, no clock.
+//! * [`mover`] and [`datagram`] are the state machines under both, for streams and for
+//!   datagrams: no loop, no thread, no clock.
 //!
 //! The defaults and their reasons are in [`manual`].
 

@@ -4,22 +4,23 @@
 //!
 //! * **Order and completeness.** Every byte that a splice takes from its source goes to
 //!   its drain, once, in order; what it could not give is in [`End::residue`]. What it
-//!   did not take is still readable on the source.
+//!   did not take is still readable on the source. Of datagrams the boundaries are kept, in
+//!   the residue too ([`End::boundaries`]); see below.
 //! * **Limits.** `max` is exact to the byte. `idle` is re-armed by movement; it is looked
 //!   at by the clock, not by a call for each read, and is as exact as the driver's timer
 //!   (about a millisecond). On a pair one idle limit serves both directions.
 //! * **Counts.** [`Splice::transferred`] is never behind what the far receiver has seen.
 //! * **End of file.** A one-way splice does not shut down its drain, as the socket option
-//!   does not (sosplice(9)). A pair carries the half-close of each side to the other, the
-//!   FIN behind the last byte.
+//!   does not (sosplice(9)). A pair of streams carries the half-close of each side to the
+//!   other, the FIN behind the last byte.
 //! * **Resets.** A source that fails ends the opposite direction of a pair as well: nobody
 //!   is left to read what that brings. A drain that fails does not: its peer may have
 //!   answered before it went, and the answer is still delivered.
 //! * **Signals.** No SIGPIPE reaches the program from the worker threads or from
 //!   [`splice_both`]. The tokio driver runs on the caller's threads: Rust programs ignore
 //!   SIGPIPE unless they were told otherwise.
-//! * **Flags and options.** O_NONBLOCK and SO_RCVLOWAT are set while a splice needs them
-//!   and are as before at its end. The caller should not use the sockets for reading
+//! * **Flags and options.** O_NONBLOCK and SO_RCVLOWAT (streams) and UDP_GRO (datagrams)
+//!   are set while a splice needs them and are as before at its end. The caller should not use the sockets for reading
 //!   (source) meanwhile, or take what he reads as taken from the stream.
 //!
 //! # Engines
@@ -58,6 +59,39 @@
 //! source, and then as an ordinary byte. It never stops a flow: splice(2) does not pass the
 //! mark where the byte stood, recv steps over it.
 //!
+//! # Datagrams
+//!
+//! Two UDP sockets, IPv4 or IPv6 or one of each, are spliced datagram by datagram, empty
+//! ones too. The drain must be connected; the source may take from anyone. Addresses and
+//! control data are not passed on. A stream and a datagram socket are refused
+//! ([`Error::Mixed`]), and so are datagram sockets other than UDP.
+//!
+//! | Engine ([`Carried`]) | Calls | For |
+//! | --- | --- | --- |
+//! | udp-gso | recvmmsg; sendmmsg of runs that the kernel cuts (UDP_SEGMENT) | datagrams of one size |
+//! | udp-mmsg | recvmmsg, sendmmsg | several of different sizes |
+//! | udp-plain | a send each | one at a time; [`EngineChoice::Copy`] |
+//!
+//! [`EngineChoice::Pipe`] means no other than `Auto`: splice(2) does not know boundaries.
+//!
+//! * **Limits.** `max` counts bytes and never cuts a datagram: one that would go beyond it
+//!   stays on the source, with [`Cause::MaxInside`]. So does one that is larger than the
+//!   drain's send buffer, as the program set it (half of what getsockopt says):
+//!   [`Cause::MessageTooLong`].
+//! * **UDP_GRO** is on at the source while a splice reads, so that the kernel joins what
+//!   comes in runs; but with a `max`, with [`EngineChoice::Copy`], or with a send buffer below
+//!   64 KiB it is left alone, because there each datagram is looked at. At the end
+//!   it is switched off, and **what still waited on the source is in the residue, whatever
+//!   the cause**: a joined run that stayed would be read as one datagram. A future that is
+//!   dropped loses them. A program that had UDP_GRO on keeps it, and its joined messages
+//!   count as one for `max`.
+//! * **Ends.** [`Cause::Eof`] is a source that was shut down for reading, behind what had
+//!   come. A refusal (ICMP, ECONNREFUSED) ends a splice, also while the source is silent, and
+//!   both directions of a pair: whether send or recv is told of it is chance. There is no
+//!   FIN: a pair ends by a limit, an error, or when it is unspliced.
+//! * **Room.** A full drain stops the splice from reading; what then comes waits in the
+//!   source's buffer, and the kernel drops what does not fit, as ever with UDP.
+//!
 //! # How to
 //!
 //! Relay two blocking sockets and know what happened:
@@ -85,6 +119,13 @@
 //! ```
 //!
 //! [`End::residue`]: crate::End::residue
+//! [`End::boundaries`]: crate::End::boundaries
+//! [`Error::Mixed`]: crate::Error::Mixed
+//! [`EngineChoice::Copy`]: crate::EngineChoice::Copy
+//! [`EngineChoice::Pipe`]: crate::EngineChoice::Pipe
+//! [`Cause::MaxInside`]: crate::Cause::MaxInside
+//! [`Cause::MessageTooLong`]: crate::Cause::MessageTooLong
+//! [`Cause::Eof`]: crate::Cause::Eof
 //! [`Splice::transferred`]: crate::Splice::transferred
 //! [`splice_both`]: crate::splice_both
 //! [`BUFFER_BYTES`]: crate::store::BUFFER_BYTES

@@ -250,13 +250,14 @@ async fn what_cannot_be_spliced_is_refused_with_its_name() {
     let nowhere = bound(V4);
     let (unix, _far) = tokio::net::UnixStream::pair().unwrap();
     let refused = |error: std::io::Error| (error.kind(), error.to_string());
-    let (kind, says) = refused(splice(&tokios(&udp), &unix, NONE).await.unwrap_err());
+    let (kind, says) = refused(watched(splice(&tokios(&udp), &unix, NONE)).await.unwrap_err());
     assert_eq!(kind, std::io::ErrorKind::InvalidInput);
     assert!(says.contains("the source is a datagram socket"), "{says}");
-    let (kind, says) = refused(splice(&tokios(&udp), &tokios(&nowhere), NONE).await.unwrap_err());
+    let (kind, says) =
+        refused(watched(splice(&tokios(&udp), &tokios(&nowhere), NONE)).await.unwrap_err());
     assert_eq!(kind, std::io::ErrorKind::NotConnected);
     assert!(says.contains("drain"), "{says}");
-    let pair = splice_both(&tokios(&nowhere), &tokios(&udp), NONE).await;
+    let pair = watched(splice_both(&tokios(&nowhere), &tokios(&udp), NONE)).await;
     assert!(refused(pair.unwrap_err()).1.contains("first socket"));
     assert!(!joins(&udp));
 }

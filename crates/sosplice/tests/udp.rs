@@ -7,6 +7,7 @@ mod support;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::BorrowedFd;
 use rustix::net::{Shutdown, shutdown};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use sosplice::{Both, BothEnds, Cause, End, EngineChoice, Error, Limits, Splice, Splicer};
 use std::net::UdpSocket;
 use std::os::unix::net::UnixDatagram;
@@ -131,7 +132,7 @@ fn a_datagram_across_the_max_stays_whole() {
 #[test]
 fn a_datagram_beyond_the_send_buffer_stays_whole() {
     let it = chain();
-    socket2::SockRef::from(&it.drain).set_send_buffer_size(10_000).unwrap();
+    SockRef::from(&it.drain).set_send_buffer_size(10_000).unwrap();
     let sent = datagrams(&[1, 10_000, 30_000, 1]);
     send_all(&it.sender, &sent);
     let splicer = splicer();
@@ -145,7 +146,7 @@ fn a_datagram_beyond_the_send_buffer_stays_whole() {
 #[test]
 fn joined_datagrams_are_not_taken_for_one_beyond_the_send_buffer() {
     let it = chain();
-    socket2::SockRef::from(&it.drain).set_send_buffer_size(10_000).unwrap();
+    SockRef::from(&it.drain).set_send_buffer_size(10_000).unwrap();
     let splicer = splicer();
     let splice = splicer.splice(&it.source, &it.drain, NONE).unwrap();
     cut_into(&it.sender, 1000);
@@ -202,6 +203,23 @@ fn a_stream_and_a_datagram_socket_are_refused_by_their_names() {
     let (unix, _far) = UnixDatagram::pair().unwrap();
     let error = splicer.splice(&udp, &unix, NONE).unwrap_err();
     assert!(matches!(error, Error::NotAStream { end: "drain", kind: "datagram" }), "{error}");
+}
+
+#[test]
+fn datagrams_of_other_protocols_are_refused() {
+    let splicer = splicer();
+    let (udp, _peer) = connected(V4);
+    // Ping sockets and UDP-Lite: a kernel, or a user, may have neither.
+    let make = |protocol| Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::from(protocol)));
+    let others: Vec<_> = [libc::IPPROTO_ICMP, libc::IPPROTO_UDPLITE].map(make).into();
+    if others.iter().all(Result::is_err) {
+        assert!(std::env::var_os("SOSPLICE_NO_SKIP").is_none(), "must not be skipped");
+        eprintln!("skipped: no datagram socket but UDP is to be had");
+    }
+    for other in others.into_iter().flatten() {
+        let error = splicer.splice(&other, &udp, NONE).unwrap_err();
+        assert!(matches!(error, Error::NotAStream { end: "source", .. }), "{error}");
+    }
 }
 
 #[test]
@@ -264,16 +282,23 @@ fn a_failed_source_is_told_as_such() {
 #[test]
 fn a_refusal_ends_both_directions_of_a_pair() {
     let splicer = splicer();
-    // Met by a read (nothing is sent through the pair), or by whatever comes first.
-    for through in [false, true] {
+    // Met by a read (nothing goes through the pair), by a send (the error was there before),
+    // or by whatever comes first.
+    for (through, before) in [(false, false), (true, true), (true, false)] {
         let (client, a) = connected(V4);
         let b = refused();
+        if before {
+            b.send(b"x").unwrap();
+            client.send(b"x").unwrap();
+        }
         let both = splicer.splice_both(&a, &b, NONE).unwrap();
-        if through {
-            client.send(b"x").unwrap()
-        } else {
-            b.send(b"x").unwrap()
-        };
+        if !before {
+            if through {
+                client.send(b"x").unwrap()
+            } else {
+                b.send(b"x").unwrap()
+            };
+        }
         let ends = ends(&both);
         assert!(matches!(ends.a_to_b.cause, Cause::DrainError(_)), "{ends:?}");
         assert!(matches!(ends.b_to_a.cause, Cause::SourceError(_)), "{ends:?}");

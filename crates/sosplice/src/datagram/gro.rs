@@ -40,31 +40,127 @@ impl Joining {
         if !std::mem::take(&mut self.ours) {
             return;
         }
-        let source = source.as_fd();
-        // 4 MiB of address space: only for those who need it.
-        let mut batch = None;
-        for _ in 0..ROUNDS_MAX {
-            if something_waits(source) {
-                let batch = batch.get_or_insert_with(Batch::new);
-                let received = sys::receive(source, batch, MESSAGES_MAX, false);
-                if let (Ok(_), Some(end)) = (received, end.as_deref_mut()) {
-                    batch.append_to(end);
-                }
-                continue;
+        leave(&mut source.as_fd(), |batch| {
+            if let Some(end) = end.as_deref_mut() {
+                batch.append_to(end);
             }
-            // The option was there a moment ago: the kernel does not refuse it now.
-            let _ = sys::set_gro(source, false);
-            if !something_waits(source) {
-                return;
-            }
-            let _ = sys::set_gro(source, true);
-        }
-        let _ = sys::set_gro(source, false);
+        });
     }
 }
 
-fn something_waits(source: BorrowedFd<'_>) -> bool {
-    // A pending error is told before what is queued, once.
-    let next = sys::next_len(source).or_else(|_| sys::next_len(source));
-    next.is_ok_and(|len| len.is_some())
+/// The source with its queue, as leaving sees it.
+trait Queue {
+    /// Whether something waits now.
+    fn waits(&mut self) -> bool;
+    /// Takes some of what waits.
+    fn read(&mut self, batch: &mut Batch);
+    fn set_gro(&mut self, on: bool);
+}
+
+impl Queue for BorrowedFd<'_> {
+    fn waits(&mut self) -> bool {
+        // A pending error is told before what is queued, once.
+        let next = sys::next_len(*self).or_else(|_| sys::next_len(*self));
+        next.is_ok_and(|len| len.is_some())
+    }
+
+    fn read(&mut self, batch: &mut Batch) {
+        if sys::receive(*self, batch, MESSAGES_MAX, false).is_err() {
+            batch.clear();
+        }
+    }
+
+    fn set_gro(&mut self, on: bool) {
+        // It was there a moment ago: the kernel does not refuse it now.
+        let _ = sys::set_gro(*self, on);
+    }
+}
+
+/// Switches the option off behind the last joined message.
+fn leave(queue: &mut impl Queue, mut keep: impl FnMut(&Batch)) {
+    // 4 MiB of address space: only for those who need it.
+    let mut batch = None;
+    for _ in 0..ROUNDS_MAX {
+        if queue.waits() {
+            let batch = batch.get_or_insert_with(Batch::new);
+            queue.read(batch);
+            keep(batch);
+            continue;
+        }
+        queue.set_gro(false);
+        if !queue.waits() {
+            return;
+        }
+        queue.set_gro(true);
+    }
+    queue.set_gro(false);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::datagram::Message;
+    use std::collections::VecDeque;
+
+    /// What comes before each call; messages of two datagrams, if the option is on.
+    #[derive(Default)]
+    struct Script {
+        arrivals: VecDeque<usize>,
+        /// Each message: whether it is joined.
+        queue: VecDeque<bool>,
+        on: bool,
+        calls: usize,
+    }
+
+    impl Script {
+        fn time_passes(&mut self) {
+            self.calls += 1;
+            let count = self.arrivals.pop_front().unwrap_or(0);
+            self.queue.extend(std::iter::repeat_n(self.on, count));
+        }
+    }
+
+    impl Queue for Script {
+        fn waits(&mut self) -> bool {
+            self.time_passes();
+            !self.queue.is_empty()
+        }
+
+        fn read(&mut self, batch: &mut Batch) {
+            self.time_passes();
+            batch.clear();
+            for joined in self.queue.drain(..) {
+                assert!(self.on || !joined, "a joined message that nobody can cut");
+                let len = if joined { 2 } else { 1 };
+                batch.messages.push(Message { at: 0, len, segment: 1 });
+            }
+        }
+
+        fn set_gro(&mut self, on: bool) {
+            self.time_passes();
+            self.on = on;
+        }
+    }
+
+    #[test]
+    fn what_comes_while_it_is_switched_off_is_cut_too() {
+        // One message before one of the calls, or before two of them.
+        for (first, second) in (0..12).flat_map(|first| (0..12).map(move |second| (first, second)))
+        {
+            let mut script = Script { on: true, arrivals: vec![0; 12].into(), ..Script::default() };
+            script.arrivals[first] += 1;
+            script.arrivals[second] += 1;
+            leave(&mut script, |_| {});
+            assert!(!script.on);
+            assert!(!script.queue.contains(&true), "left behind, joined: {first} {second}");
+        }
+    }
+
+    #[test]
+    fn a_flood_does_not_hold_the_worker() {
+        let arrivals = vec![1; 10 * ROUNDS_MAX].into();
+        let mut script = Script { on: true, arrivals, ..Script::default() };
+        leave(&mut script, |_| {});
+        assert!(!script.on && script.calls < 5 * ROUNDS_MAX);
+    }
 }

@@ -37,7 +37,8 @@ pub const STEP_BUDGET_BYTES: usize = 1 << 20;
 /// The limits of one splice. The default has none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
-    /// End with [`Cause::Max`] after exactly so many bytes. `Some(0)` ends at once.
+    /// End with [`Cause::Max`] after exactly so many bytes. `Some(0)` ends at once. A
+    /// datagram that would go beyond it is left alone: [`Cause::MaxInside`].
     pub max: Option<u64>,
     /// End with [`Cause::Idle`] when nothing moved for so long.
     pub idle: Option<Duration>,

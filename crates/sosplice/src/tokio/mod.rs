@@ -111,8 +111,8 @@ where
     Ok(both.into_ends())
 }
 
-/// Copies both ways until both sides have sent their end of file: a drop-in for
-/// `tokio::io::copy_bidirectional` where both ends are sockets. Returns the bytes from
+/// Copies both ways until both sides have sent their end of file, which only streams do:
+/// a drop-in for `tokio::io::copy_bidirectional` where both ends are sockets. Returns the bytes from
 /// `a` to `b` and from `b` to `a`.
 ///
 /// # Errors
