@@ -295,3 +295,29 @@ fn a_burst_of_datagrams_costs_a_handful_of_calls() {
         assert!(counts.of(&WAITS) <= 6, "{counts:?}");
     }
 }
+
+/// What a sender has joined is taken joined (UDP_GRO): that it goes out joined again would
+/// not show it, since the relay joins what came apart as well.
+#[test]
+fn joined_datagrams_are_taken_joined() {
+    const MESSAGES: u64 = 3;
+    const EACH: usize = 64;
+    for down in [false, true] {
+        let Some((relay, trace, client, upstream, session)) = traced_session() else { return };
+        relay.freeze();
+        for message in 0..MESSAGES {
+            let numbers = (message * EACH as u64, EACH);
+            match down {
+                false => datagrams::send_joined(&client, None, numbers, 100),
+                true => datagrams::send_joined(&upstream, Some(session), numbers, 100),
+            }
+        }
+        relay.thaw();
+        for number in 0..MESSAGES * EACH as u64 {
+            datagrams::expect(if down { &client } else { &upstream }, number, 100);
+        }
+        let counts = trace.detach();
+        // One by one they would not fit a batch.
+        assert_eq!((counts.of(&UDP_READS), counts.of(&UDP_WRITES)), (1, 1), "{counts:?}");
+    }
+}

@@ -10,7 +10,7 @@ use support::datagrams::{
     Chatter, Dead, Echo, V4, V6, addr, client, expect, expect_echo, has_ipv6, is_quiet, join,
     relay_to, send, send_joined, send_to, upstream,
 };
-use support::{Relay, number, skip};
+use support::{Relay, number, skip, wait_until};
 
 /// The line of one who asks for it (`--log-level debug`).
 const REFUSED: &str = "upstream refused";
@@ -97,20 +97,16 @@ fn new_sessions_avoid_an_upstream_that_has_just_refused() {
         for number in 0..40 {
             let client = client(relay.addr());
             send(&client, number, 64);
-            let told = loop {
-                if relay.lines(REFUSED) > 0 {
-                    break true;
-                }
-                if !is_quiet(&upstream) {
-                    expect(&upstream, number, 64);
-                    break false;
-                }
-                std::thread::yield_now();
-            };
+            let mut told = false;
+            wait_until("the datagram is received or refused", || {
+                told = relay.lines(REFUSED) > 0;
+                told || !is_quiet(&upstream)
+            });
             if told {
                 unlucky = Some(client);
                 break;
             }
+            expect(&upstream, number, 64);
         }
         let Some(unlucky) = unlucky else {
             // By its address every client here has the other one.
