@@ -6,7 +6,7 @@
 
 use super::sockopt::{get_int, last, set_int};
 use crate::datagram::{Batch, Destination, MESSAGE_BYTES_MAX, MESSAGES_MAX, Message, Origin};
-use crate::datagram::{Group, Piece, Plan};
+use crate::datagram::{Group, Piece};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd};
 use rustix::io::{Errno, Result};
 use std::mem::{MaybeUninit, zeroed};
@@ -283,14 +283,6 @@ pub fn send_groups<Fd: AsFd>(
             errno => return Err(errno),
         }
     }
-}
-
-/// Sends what `plan` says of `batch` on a connected socket; returns as [`send_groups`].
-///
-/// # Errors
-/// As [`send_groups`].
-pub fn send_plan<Fd: AsFd>(fd: Fd, batch: &Batch, plan: &Plan) -> Result<usize> {
-    send_groups(fd, &batch.buffer, &plan.pieces, &plan.groups, None)
 }
 
 /// Writes the control messages of a group; returns their bytes.

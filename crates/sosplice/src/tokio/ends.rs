@@ -181,7 +181,7 @@ impl<S: Socket + ?Sized, D: Socket + ?Sized> datagram::Ends for TokioEnds<'_, S,
     }
 
     fn send(&mut self, batch: &Batch, plan: &Plan) -> io::Result<usize> {
-        let send = || Ok(sys::send_plan(self.drain, batch, plan)?);
+        let send = || plan.send(self.drain, batch, None);
         ready(self.drain, Interest::WRITABLE, 0, send, |count| *count == 0)
     }
 

@@ -111,7 +111,7 @@ impl datagram::Ends for SideEnds<'_> {
 
     fn send(&mut self, batch: &Batch, plan: &Plan) -> io::Result<usize> {
         let mut counts = self.counts.lock();
-        let count = self.drain.give(|fd| Ok(sys::send_plan(fd, batch, plan)?))?;
+        let count = self.drain.give(|fd| plan.send(fd, batch, None))?;
         *counts += plan.carried(count);
         Ok(count)
     }
