@@ -296,6 +296,16 @@ fn a_burst_of_datagrams_costs_a_handful_of_calls() {
     }
 }
 
+/// A session that waits for its end is not looked at meanwhile.
+#[test]
+fn a_session_at_rest_wakes_nobody() {
+    let Some((_relay, trace, _client, _upstream, _)) = traced_session() else { return };
+    // What is observed, not waited for: it would be woken hundreds of times.
+    thread::sleep(std::time::Duration::from_millis(500));
+    let counts = trace.detach();
+    assert!(counts.of(&WAITS) <= 4, "{counts:?}");
+}
+
 /// What a sender has joined is taken joined (UDP_GRO): that it goes out joined again would
 /// not show it, since the relay joins what came apart as well.
 #[test]
