@@ -145,6 +145,13 @@ fn time_limit(text: &str) -> Result<Duration, String> {
 
 /// Runs `sosplice relay`.
 pub fn run(args: Args) -> ExitCode {
+    if args.udp && matches!(args.engine, Engine::Pipe) {
+        let _ = writeln!(
+            std::io::stderr(),
+            "error: --engine pipe is for streams: with --udp there are auto and copy"
+        );
+        return ExitCode::from(2);
+    }
     let log = args.log.start();
     let end = start(args).and_then(Relay::run);
     // The log first, so that the error is the last word.

@@ -288,10 +288,11 @@ fn a_burst_of_datagrams_costs_a_handful_of_calls() {
             datagrams::expect(if down { &client } else { &upstream }, number, 100);
         }
         let counts = trace.detach();
-        // A full batch is looked behind.
+        // The first call asks for few, as nothing has come before; the second finds the rest,
+        // and that it is all.
         let (reads, writes) = (counts.of(&UDP_READS), counts.of(&UDP_WRITES));
         assert!((1..=2).contains(&reads), "{reads} receives, {counts:?}");
-        assert_eq!(writes, 1, "{counts:?}");
+        assert!((1..=2).contains(&writes), "{writes} sends, {counts:?}");
         assert!(counts.of(&WAITS) <= 6, "{counts:?}");
     }
 }

@@ -266,3 +266,12 @@ fn an_unknown_congestion_control_is_named_with_what_there_is() {
     fails(&["relay", "127.0.0.1:0", "127.0.0.1:1", "--congestion", "tortoise"], 1, "tortoise");
     fails(&["relay", "127.0.0.1:0", "127.0.0.1:1", "--congestion", "tortoise"], 1, "reno");
 }
+
+#[test]
+fn an_engine_that_datagrams_do_not_have_is_refused() {
+    fails(
+        &["relay", "--udp", "127.0.0.1:0", "127.0.0.1:1", "--engine", "pipe"],
+        2,
+        "--engine pipe",
+    );
+}

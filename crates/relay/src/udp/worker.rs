@@ -113,6 +113,8 @@ const CALLS_A_TURN: usize = 4;
 /// Messages of one call while they are large: as many bytes as a processor's cache holds.
 const LARGE_MESSAGES_MAX: usize = 16;
 const LARGE_BYTES: usize = 16 * 1024;
+/// Messages of one call while few come: each costs its headers, used or not.
+const FEW_MESSAGES_MAX: usize = 8;
 /// While the relay stops, a session that is silent for so long has ended.
 const DRAIN_SILENCE: Duration = Duration::from_secs(1);
 /// Between two log lines of the same complaint.
@@ -142,7 +144,7 @@ pub(crate) fn run(setup: Setup, listener: Socket, bell: &Bell) -> io::Result<Soc
         // Datagrams may have come before the registration.
         from_clients: true,
         turn: VecDeque::new(),
-        take_max: MESSAGES_MAX,
+        take_max: FEW_MESSAGES_MAX,
         now: Instant::now(),
         moved: Instant::now(),
         drops: Drops::default(),
@@ -435,11 +437,17 @@ impl<'p> Worker<'p> {
     /// How many messages the next call asks for, by the size of the last ones.
     fn adapt(&mut self) {
         let messages = self.batch.messages();
-        if !messages.is_empty() {
-            let bytes: usize = messages.iter().map(|message| message.bytes()).sum();
-            let large = bytes / messages.len() >= LARGE_BYTES;
-            self.take_max = if large { LARGE_MESSAGES_MAX } else { MESSAGES_MAX };
+        if messages.is_empty() {
+            return;
         }
+        let bytes: usize = messages.iter().map(|message| message.bytes()).sum();
+        self.take_max = if messages.len() < FEW_MESSAGES_MAX {
+            FEW_MESSAGES_MAX
+        } else if bytes / messages.len() >= LARGE_BYTES {
+            LARGE_MESSAGES_MAX
+        } else {
+            MESSAGES_MAX
+        };
     }
 
     fn note_drops(&mut self, dropped: u32) {
