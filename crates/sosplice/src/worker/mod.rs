@@ -74,6 +74,11 @@ const EVENTS_MAX: usize = 256;
 /// epoll_wait is asked for no longer than this, so that no deadline overflows it.
 const SLEEP_MAX: Duration = Duration::from_secs(3600);
 
+/// Names a side of a flow to epoll.
+fn token(slot: usize, side: u64) -> epoll::EventData {
+    epoll::EventData::new_u64(slot as u64 * 2 + side)
+}
+
 /// One epoll loop and the flows on it.
 pub(crate) struct Worker {
     epoll: OwnedFd,
@@ -228,8 +233,7 @@ impl Worker {
 
     fn register(&self, slot: usize, sides: [&Side; 2]) -> rustix::io::Result<()> {
         for (side, number) in sides.into_iter().zip(0u64..) {
-            let data = epoll::EventData::new_u64(slot as u64 * 2 + number);
-            match epoll::add(&self.epoll, side.as_fd(), data, Side::INTEREST) {
+            match epoll::add(&self.epoll, side.as_fd(), token(slot, number), side.interest()) {
                 Ok(()) => {}
                 // A regular file: always ready, never waited for.
                 Err(Errno::PERM) => side.always_ready(),
@@ -265,7 +269,16 @@ impl Worker {
         let Some(entry) = &mut self.slots[slot] else { return };
         entry.queued = false;
         match entry.flow.step(&mut self.store, Instant::now()) {
-            Stepped::Wait => self.arm(slot),
+            Stepped::Wait => {
+                for (side, number) in entry.flow.sides().into_iter().zip(0u64..) {
+                    if side.wants_more() {
+                        let (fd, interest) = (side.as_fd(), side.interest());
+                        // It is registered, and a change of interest needs no memory.
+                        let _ = epoll::modify(&self.epoll, fd, token(slot, number), interest);
+                    }
+                }
+                self.arm(slot);
+            }
             Stepped::Turn => {
                 entry.queued = true;
                 self.turn.push_back(slot);
@@ -328,5 +341,60 @@ impl Worker {
         for entry in self.slots.drain(..).flatten() {
             entry.flow.finish();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::UdpSocket;
+    use std::sync::mpsc::{Sender, channel};
+
+    /// Finds its drain full once.
+    struct Full {
+        sides: [Side; 2],
+        was_full: bool,
+        ended: Sender<()>,
+    }
+
+    impl Flow for Full {
+        fn id(&self) -> FlowId {
+            FlowId(0)
+        }
+
+        fn sides(&self) -> [&Side; 2] {
+            [&self.sides[0], &self.sides[1]]
+        }
+
+        fn step(&mut self, _: &mut Store, _: Instant) -> Stepped {
+            let room = usize::from(std::mem::replace(&mut self.was_full, true));
+            match self.sides[1].give(|_| Ok(room)) {
+                Ok(0) => Stepped::Wait,
+                _ => Stepped::Ended,
+            }
+        }
+
+        fn deadline(&self) -> Option<Instant> {
+            None
+        }
+
+        fn unsplice(&mut self, _: bool) {}
+
+        fn finish(self: Box<Self>) {
+            let _ = self.ended.send(());
+        }
+
+        fn fail(self: Box<Self>, _: Errno) {}
+    }
+
+    #[test]
+    fn a_full_datagram_drain_is_told_of_room() {
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        let side = |name| Side::new(socket.as_fd(), name).expect("a side");
+        let (ended, end) = channel();
+        let flow = Full { sides: [side("source"), side("drain")], was_full: false, ended };
+        let worker = Worker::new().expect("a worker");
+        std::thread::spawn(move || worker.run_one(Box::new(flow)));
+        end.recv_timeout(Duration::from_secs(40)).expect("watchdog: nobody tells of room");
     }
 }

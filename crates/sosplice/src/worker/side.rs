@@ -23,10 +23,23 @@ pub(crate) struct Side {
     nonblock: Nonblock,
     /// For the caller's errors.
     name: &'static str,
+    room: Cell<Room>,
     /// Set while this side is the source of a flow in bulk.
     mark: RefCell<LowWater>,
     /// Begun when this side is the source of datagrams.
     joining: RefCell<Joining>,
+}
+
+/// Whether epoll is to tell of room to write.
+///
+/// A datagram socket tells of it whenever a datagram has left its buffer: a wake-up for
+/// each, and for nothing as long as it is never full. So it is asked only from then on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Room {
+    Unasked,
+    /// It was found full, and epoll is not told yet.
+    Wanted,
+    Asked,
 }
 
 /// What may be tried. Kept until a call finds otherwise.
@@ -50,11 +63,23 @@ struct Ready {
 }
 
 impl Side {
-    pub(super) const INTEREST: EventFlags = EventFlags::IN
-        .union(EventFlags::OUT)
-        .union(EventFlags::RDHUP)
-        .union(EventFlags::PRI)
-        .union(EventFlags::ET);
+    /// What epoll is to tell.
+    pub(super) fn interest(&self) -> EventFlags {
+        let always = EventFlags::IN | EventFlags::RDHUP | EventFlags::PRI | EventFlags::ET;
+        match self.room.get() {
+            Room::Unasked => always,
+            Room::Wanted | Room::Asked => always | EventFlags::OUT,
+        }
+    }
+
+    /// True once, when the [`interest`](Self::interest) has grown. Telling epoll of it
+    /// brings an event where there is room already.
+    pub(super) fn wants_more(&self) -> bool {
+        self.room.get() == Room::Wanted && {
+            self.room.set(Room::Asked);
+            true
+        }
+    }
 
     /// Duplicates `fd`, checks that it can be `end` of a splice, and sets O_NONBLOCK
     /// until the side is dropped; not on a datagram socket, which no call here sleeps on.
@@ -76,12 +101,17 @@ impl Side {
             Kind::Udp => Nonblock::default(),
             _ => Nonblock::hold(&fd).map_err(Error::setup("fcntl"))?,
         };
+        let (room, write) = match kind {
+            Kind::Udp => (Room::Unasked, true),
+            _ => (Room::Asked, false),
+        };
         Ok(Self {
             fd,
             kind,
-            ready: Cell::default(),
+            ready: Cell::new(Ready { write, ..Ready::default() }),
             nonblock,
             name: end,
+            room: Cell::new(room),
             mark: RefCell::default(),
             joining: RefCell::default(),
         })
@@ -201,6 +231,9 @@ impl Side {
         if count == 0 {
             ready.write = false;
             self.ready.set(ready);
+            if self.room.get() == Room::Unasked {
+                self.room.set(Room::Wanted);
+            }
         }
         Ok(count)
     }
