@@ -12,5 +12,7 @@ mod sockopt;
 
 pub use pipe::Pipe;
 pub(crate) use signal::{HoldSigpipe, block_all};
-pub use socket::{Kind, Put, Take, drain, fill, is_listening, kind, recv, send};
-pub use sockopt::{LowWater, reset_on_close, shutdown_write, unacknowledged};
+pub use socket::{
+    Kind, Put, Take, drain, drain_until_signal, fill, fill_queued, is_listening, kind, recv, send,
+};
+pub use sockopt::{LowWater, reset_on_close, room, shutdown_write, unacknowledged};
