@@ -59,7 +59,14 @@ pub struct Slot {
     pub cause: AtomicI32,
     /// Bytes that the last ended splice moved.
     pub count: AtomicU64,
+    /// SO_RCVLOWAT as the program set it; while a splice runs the kernel has another.
+    pub low_water: AtomicI32,
+    /// The urgent byte that the stream was freed of, above [`URGENT`]; zero for none.
+    pub urgent: AtomicU32,
 }
+
+/// Marks an urgent byte as there.
+pub const URGENT: u32 = 1 << 8;
 
 /// A record's number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -138,12 +145,14 @@ impl Slot {
             residue: AtomicU32::new(0),
             cause: AtomicI32::new(0),
             count: AtomicU64::new(0),
+            low_water: AtomicI32::new(1),
+            urgent: AtomicU32::new(0),
         }
     }
 
     /// Takes part in a splice, or has something to tell of one.
     pub fn matters(&self) -> bool {
-        self.is_source() || self.drain.load(Ordering::Acquire) != 0 || self.owes()
+        self.is_source() || self.drain.load(Ordering::Acquire) != 0 || self.owes() || self.urgent.load(Ordering::Acquire) != 0
     }
 
     pub fn is_source(&self) -> bool {
@@ -186,6 +195,8 @@ impl Slot {
         self.residue.store(0, Ordering::Relaxed);
         self.cause.store(0, Ordering::Relaxed);
         self.count.store(0, Ordering::Relaxed);
+        self.low_water.store(1, Ordering::Relaxed);
+        self.urgent.store(0, Ordering::Relaxed);
         self.inode.store(inode, Ordering::Release);
     }
 }

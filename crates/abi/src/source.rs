@@ -19,7 +19,11 @@ const AGAIN: Raw = -(libc::EAGAIN as Raw);
 /// # Safety
 /// The message's addresses are the program's.
 pub unsafe fn receive(fd: c_int, slot: &Slot, msg: &mut msghdr, flags: c_int) -> Option<Raw> {
-    if flags & (libc::MSG_OOB | libc::MSG_ERRQUEUE) != 0 {
+    if flags & libc::MSG_OOB != 0 {
+        // SAFETY: the caller's.
+        return unsafe { urgent(slot, msg, flags) };
+    }
+    if flags & libc::MSG_ERRQUEUE != 0 {
         return None;
     }
     let inode = slot.inode.load(Ordering::Acquire);
@@ -53,6 +57,25 @@ pub unsafe fn receive(fd: c_int, slot: &Slot, msg: &mut msghdr, flags: c_int) ->
         }
         // SAFETY: the caller's.
         return Some(unsafe { data_then_error(fd, slot, msg, flags) });
+    }
+}
+
+/// The urgent byte that the stream was freed of.
+///
+/// # Safety
+/// The message's room is the program's.
+unsafe fn urgent(slot: &Slot, msg: &mut msghdr, flags: c_int) -> Option<Raw> {
+    let word = match flags & libc::MSG_PEEK {
+        0 => slot.urgent.swap(0, Ordering::AcqRel),
+        _ => slot.urgent.load(Ordering::Acquire),
+    };
+    // SAFETY: the message says where its pieces are.
+    let pieces = unsafe { std::slice::from_raw_parts(msg.msg_iov, msg.msg_iovlen as usize) };
+    let piece = pieces.iter().find(|piece| piece.iov_len > 0).filter(|_| word != 0)?;
+    msg.msg_flags = libc::MSG_OOB;
+    match sys::copy_out(piece.iov_base, &[word as u8]) {
+        Ok(()) => Some(1),
+        Err(errno) => Some(-(errno as Raw)),
     }
 }
 

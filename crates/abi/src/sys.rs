@@ -93,6 +93,12 @@ pub fn int_option(fd: c_int, level: c_int, name: c_int) -> Result<c_int, c_int> 
     if done < 0 { Err(-done as c_int) } else { Ok(value) }
 }
 
+/// Sets an int option of a socket, if it takes it.
+pub fn set_int_option(fd: c_int, level: c_int, name: c_int, value: c_int) {
+    // SAFETY: the value lives through the call.
+    unsafe { enter!(SYS_setsockopt, fd, level, name, &raw const value, size_of::<c_int>()) };
+}
+
 /// The inode of a socket; None for what is no socket, or not open.
 pub fn socket_inode(fd: c_int) -> Option<u64> {
     let mut stat = MaybeUninit::<libc::stat>::zeroed();

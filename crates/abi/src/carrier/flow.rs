@@ -6,6 +6,7 @@ use super::stream::{Marks, StreamEnds};
 use crate::checks::Protocol;
 use crate::domain::SlotId;
 use crate::personality::Personality;
+use crate::sys;
 use rustix::fd::{AsFd, AsRawFd};
 use rustix::io::Errno;
 use rustix::net::SendFlags;
@@ -13,9 +14,11 @@ use sosplice::mover::{Limits, Mover, Need, STEP_BUDGET_BYTES, Then};
 use sosplice::store::Store;
 use sosplice::{Cause, End};
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 pub struct Flow {
+    source_id: SlotId,
     pub drain_id: SlotId,
     pub source: Rc<Port>,
     pub drain: Rc<Port>,
@@ -64,7 +67,9 @@ fn fails(errno: Errno) -> Ending {
 }
 
 impl Flow {
+    #[allow(clippy::too_many_arguments, reason = "one caller")]
     pub fn new(
+        source_id: SlotId,
         drain_id: SlotId,
         source: Rc<Port>,
         drain: Rc<Port>,
@@ -80,7 +85,9 @@ impl Flow {
             }
             Protocol::Udp => Mode::Datagrams(Datagrams::new(max)),
         };
+        set_own_low_water(source_id, &source);
         Self {
+            source_id,
             drain_id,
             source,
             drain,
@@ -196,7 +203,7 @@ impl Flow {
                 return datagrams_then(personality, then);
             }
         };
-        let mut ends = StreamEnds { source, drain, marks };
+        let mut ends = StreamEnds { slot: self.source_id.slot(), source, drain, marks };
         let step = mover.step(&mut ends, store, now, STEP_BUDGET_BYTES);
         self.waits_for_drain = step.then == Then::Wait(Need::Drain);
         match step.then {
@@ -214,11 +221,30 @@ impl Flow {
         match self.carrier {
             Mode::Stream { mover, mut marks } => {
                 marks.restore(&self.source);
+                restore_low_water(self.source_id, &self.source);
                 let End { residue, .. } = mover.into_end();
                 residue
             }
             Mode::Datagrams(_) => Vec::new(),
         }
+    }
+}
+
+/// The program's low-water mark is for its own reads: the splice goes on below it.
+fn set_own_low_water(id: SlotId, source: &Port) {
+    let fd = source.as_fd().as_raw_fd();
+    let own = sys::int_option(fd, libc::SOL_SOCKET, libc::SO_RCVLOWAT).unwrap_or(1);
+    id.slot().low_water.store(own, Ordering::Release);
+    if own > 1 {
+        sys::set_int_option(fd, libc::SOL_SOCKET, libc::SO_RCVLOWAT, 1);
+    }
+}
+
+fn restore_low_water(id: SlotId, source: &Port) {
+    let own = id.slot().low_water.load(Ordering::Acquire);
+    if own > 1 {
+        let fd = source.as_fd().as_raw_fd();
+        sys::set_int_option(fd, libc::SOL_SOCKET, libc::SO_RCVLOWAT, own);
     }
 }
 

@@ -14,6 +14,8 @@ pub struct Port {
     fd: OwnedFd,
     epoll: Rc<OwnedFd>,
     ready: Cell<Ready>,
+    /// Urgent data has come since it was last looked for.
+    has_news: Cell<bool>,
 }
 
 /// What may be tried. Kept until a call finds otherwise.
@@ -46,7 +48,7 @@ impl Port {
             error: false,
             dead: false,
         };
-        let port = Self { fd, epoll: Rc::clone(epoll), ready: Cell::new(ready) };
+        let port = Self { fd, epoll: Rc::clone(epoll), ready: Cell::new(ready), has_news: Cell::new(false) };
         port.note(port.poll());
         Ok(port)
     }
@@ -68,6 +70,7 @@ impl Port {
         ready.write |= flags.intersects(EventFlags::OUT | EventFlags::HUP | EventFlags::ERR);
         ready.hung_up |= flags.intersects(gone);
         ready.urgent |= flags.contains(EventFlags::PRI);
+        self.has_news.set(self.has_news.get() | flags.contains(EventFlags::PRI));
         ready.error |= flags.contains(EventFlags::ERR);
         ready.dead |= flags.contains(EventFlags::HUP);
         self.ready.set(ready);
@@ -83,6 +86,11 @@ impl Port {
 
     pub fn set_write(&self, write: bool) {
         self.ready.set(Ready { write, ..self.ready.get() });
+    }
+
+    /// Urgent data has come since this was last asked.
+    pub fn take_urgent_news(&self) -> bool {
+        self.has_news.take()
     }
 
     /// The pending error, if epoll has told of one. The kernel tells it once: who takes it

@@ -65,7 +65,7 @@ impl Carrier {
         let now = Instant::now();
         let source = self.port(source_id, source, protocol).map_err(Errno::raw_os_error)?;
         let drain = self.port(drain_id, drain, protocol).map_err(Errno::raw_os_error)?;
-        let flow = Flow::new(drain_id, source, drain, protocol, max, idle, now);
+        let flow = Flow::new(source_id, drain_id, source, drain, protocol, max, idle, now);
         self.begin_flow(source_id, drain_id, flow);
         Ok((source_id, drain_id))
     }

@@ -6,10 +6,12 @@
 //! the drain at the same instant) the carrier's timer ends.
 
 use super::port::Port;
+use crate::domain::{Slot, URGENT};
 use rustix::net::{RecvFlags, SendFlags};
 use sosplice::mover::Ends;
 use sosplice::sys::{self, Kind, LowWater, Pipe, Put, Take};
 use std::io;
+use std::sync::atomic::Ordering;
 
 /// State of the ends that outlives a step.
 #[derive(Default)]
@@ -28,6 +30,8 @@ impl Marks {
 }
 
 pub struct StreamEnds<'f> {
+    /// The source's record.
+    pub slot: &'f Slot,
     pub source: &'f Port,
     pub drain: &'f Port,
     pub marks: &'f mut Marks,
@@ -60,9 +64,23 @@ impl StreamEnds<'_> {
     }
 
     /// The program wants urgent bytes in the stream, so they go on as urgent ones.
+    /// Otherwise the byte never enters the stream, and is kept for who asks for it: the kernel
+    /// forgets it when the stream goes on behind it.
     fn inlines_urgent(&self) -> bool {
-        self.source.ready().urgent
-            && rustix::net::sockopt::socket_oobinline(self.source).unwrap_or(false)
+        if !self.source.ready().urgent {
+            return false;
+        }
+        if rustix::net::sockopt::socket_oobinline(self.source).unwrap_or(false) {
+            return true;
+        }
+        let mut byte = [0];
+        let flags = RecvFlags::OOB | RecvFlags::DONTWAIT;
+        if self.source.take_urgent_news()
+            && let Ok((1, _)) = rustix::net::recv(self.source, &mut byte[..], flags)
+        {
+            self.slot.urgent.store(URGENT | u32::from(byte[0]), Ordering::Release);
+        }
+        false
     }
 }
 

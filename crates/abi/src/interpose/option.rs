@@ -4,11 +4,12 @@ use super::interposed;
 use crate::api;
 use crate::checks;
 use crate::descriptors;
-use crate::domain;
+use crate::domain::{self, Slot};
 use crate::option::{self, RECORD_BYTES, SO_SPLICE, UNSPLICE};
 use crate::personality::Personality;
 use crate::sys::{self, Raw, enter, ret};
 use libc::{c_int, c_void, socklen_t};
+use std::sync::atomic::Ordering;
 
 fn raw(result: Result<(), c_int>) -> Raw {
     match result {
@@ -52,14 +53,33 @@ fn get_splice(fd: c_int, value: *mut c_void, len: *mut socklen_t) -> Result<(), 
 /// None if the socket has no error but the kernel's.
 fn get_error(fd: c_int, value: *mut c_void, len: *mut socklen_t) -> Option<Result<(), c_int>> {
     let slot = descriptors::of(fd).filter(|slot| slot.error() != 0)?;
+    Some(tell_int(slot.take_error(), value, len))
+}
+
+fn tell_int(told: c_int, value: *mut c_void, len: *mut socklen_t) -> Result<(), c_int> {
     let mut bytes = [0; 4];
-    let read = sys::copy_in(&mut bytes, len.cast());
-    Some(read.and_then(|()| {
-        let room = usize::try_from(c_int::from_ne_bytes(bytes)).map_err(|_| libc::EINVAL)?;
-        let room = room.min(4);
-        sys::copy_out(value, &slot.take_error().to_ne_bytes()[..room])?;
-        sys::copy_out(len.cast(), &(room as socklen_t).to_ne_bytes())
-    }))
+    sys::copy_in(&mut bytes, len.cast())?;
+    let room = usize::try_from(c_int::from_ne_bytes(bytes)).map_err(|_| libc::EINVAL)?.min(4);
+    sys::copy_out(value, &told.to_ne_bytes()[..room])?;
+    sys::copy_out(len.cast(), &(room as socklen_t).to_ne_bytes())
+}
+
+/// The record of a socket that a splice runs from: its low-water mark is kept there.
+fn running_source(fd: c_int) -> Option<&'static Slot> {
+    domain::active().then(|| descriptors::of(fd))?.filter(|slot| slot.is_source())
+}
+
+/// For the time after the splice. As the kernel reads it (net/core/sock.c).
+fn set_low_water(slot: &Slot, value: *const c_void) -> Result<(), c_int> {
+    let mut bytes = [0; 4];
+    sys::copy_in(&mut bytes, value)?;
+    let mark = match c_int::from_ne_bytes(bytes) {
+        0 => 1,
+        mark if mark < 0 => c_int::MAX,
+        mark => mark,
+    };
+    slot.low_water.store(mark, Ordering::Release);
+    Ok(())
 }
 
 unsafe fn setsockopt_call(
@@ -71,6 +91,13 @@ unsafe fn setsockopt_call(
 ) -> Raw {
     if level == libc::SOL_SOCKET && name == SO_SPLICE {
         return raw(set_splice(fd, value, len));
+    }
+    if level == libc::SOL_SOCKET
+        && name == libc::SO_RCVLOWAT
+        && let Some(slot) = running_source(fd)
+        && len as usize >= size_of::<c_int>()
+    {
+        return raw(set_low_water(slot, value));
     }
     // SAFETY: the caller's.
     unsafe { enter!(SYS_setsockopt, fd, level, name, value, len) }
@@ -92,6 +119,11 @@ unsafe fn getsockopt_call(
             && let Some(told) = get_error(fd, value, len)
         {
             return raw(told);
+        }
+        if name == libc::SO_RCVLOWAT
+            && let Some(slot) = running_source(fd)
+        {
+            return raw(tell_int(slot.low_water.load(Ordering::Acquire), value, len));
         }
     }
     // SAFETY: the caller's.

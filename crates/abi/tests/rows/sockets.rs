@@ -298,3 +298,18 @@ pub fn stuff(fd: c_int) -> usize {
 pub fn raw<T: AsRawFd + IntoRawFd>(socket: T) -> c_int {
     socket.into_raw_fd()
 }
+
+/// Whether a splice runs from a socket, without changing anything.
+pub fn is_running(system: crate::System, fd: c_int) -> bool {
+    match system {
+        // A running source is not readable, and an ended one is in all of these cases.
+        crate::System::OpenBsd => poll(fd, libc::POLLIN, 0) == 0,
+        // That the source is busy is found before anything about the drain.
+        crate::System::FreeBsd => {
+            let drain = listening();
+            let refused = splice(fd, drain);
+            close(drain);
+            refused == Err(libc::EBUSY)
+        }
+    }
+}
