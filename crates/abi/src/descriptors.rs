@@ -68,12 +68,27 @@ pub fn of(fd: c_int) -> Option<&'static Slot> {
 /// The record's number, whatever its state.
 #[inline]
 pub fn known(fd: c_int) -> Option<SlotId> {
+    if TABLE.load(Ordering::Relaxed).is_null() {
+        begin()?;
+    }
+    if lock::is_mine() {
+        return known_quickly(fd);
+    }
     let word = entry(fd)?.load(Ordering::Acquire);
     match id_in(word) {
         Some(id) => verified(fd, id),
         None if DOMAIN.setups.load(Ordering::Acquire) == ACCOUNTED.load(Ordering::Relaxed) => None,
         None => look(fd, word),
     }
+}
+
+/// A relative uses the option: this process needs the table from now on.
+#[cold]
+fn begin() -> Option<()> {
+    if !domain::active() || lock::is_mine() {
+        return None;
+    }
+    prepare(&lock::hold()).ok()
 }
 
 /// The entry may be of a descriptor that was closed behind our back.

@@ -5,7 +5,7 @@
 //! must let go of it in the child without the guard.
 
 use crate::sys;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 const FREE: u32 = 0;
 const HELD: u32 = 1;
@@ -13,6 +13,25 @@ const HELD: u32 = 1;
 const WANTED: u32 = 2;
 
 static WORD: AtomicU32 = AtomicU32::new(FREE);
+
+/// Which thread has it, by the address of its mark.
+static HOLDER: AtomicUsize = AtomicUsize::new(0);
+
+thread_local! {
+    static MARK: u8 = const { 0 };
+}
+
+fn own_mark() -> usize {
+    // A thread that is being taken down has none, and holds nothing.
+    MARK.try_with(|mark| std::ptr::from_ref(mark) as usize).unwrap_or(0)
+}
+
+/// This thread has it: an interposed call comes from our own code (std closes a descriptor
+/// by libc's name), and is the kernel's alone.
+pub fn is_mine() -> bool {
+    let holder = HOLDER.load(Ordering::Relaxed);
+    holder != 0 && holder == own_mark()
+}
 
 /// The lock is held and signals are blocked as long as this lives.
 #[must_use]
@@ -28,11 +47,13 @@ pub fn hold() -> Guard {
             sys::futex_wait(&WORD, WANTED, None);
         }
     }
+    HOLDER.store(own_mark(), Ordering::Relaxed);
     Guard { mask }
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
+        HOLDER.store(0, Ordering::Relaxed);
         if WORD.swap(FREE, Ordering::Release) == WANTED {
             sys::futex_wake(&WORD, 1);
         }

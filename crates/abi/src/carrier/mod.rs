@@ -73,35 +73,63 @@ pub struct Carrier {
     is_guarded: bool,
 }
 
-/// Forks the carrier. It has the far end of `connection`, on which the caller is its first
-/// member. Signals are blocked.
-pub fn spawn(connection: OwnedFd) -> Result<(), Errno> {
-    crate::interpose::fork::skip_hooks(true);
-    let was_pending = child_signal_is_pending();
-    // SAFETY: libc's, so that its allocator is whole in the child; what follows in the child
-    // takes no lock of the program's.
+/// What the process in between needs.
+struct Birth {
+    connection: Option<OwnedFd>,
+    is_born: bool,
+}
+
+/// In the memory of the program, while its thread waits: forks the carrier and is gone, so
+/// that the program has no child that it does not know of.
+extern "C" fn bear(birth: *mut libc::c_void) -> libc::c_int {
+    // SAFETY: what `spawn` gave to clone; its thread waits until this process is gone.
+    let birth = unsafe { &mut *birth.cast::<Birth>() };
+    // SAFETY: libc's fork, so that its allocator is whole in the child; the child takes no
+    // lock of the program's.
     let child = unsafe { libc::fork() };
     if child == 0 {
-        // Twice, so that the program has no child that it does not know of.
-        // SAFETY: as above.
-        let grandchild = unsafe { libc::fork() };
-        if grandchild == 0 {
-            let served = std::panic::catch_unwind(|| serve(connection));
-            exit(if served.is_ok() { 0 } else { 101 });
+        let connection = birth.connection.take();
+        let served = std::panic::catch_unwind(|| connection.map(serve));
+        exit(if served.is_ok() { 0 } else { 101 });
+    }
+    birth.is_born = child > 0;
+    0
+}
+
+const STACK_BYTES: usize = 1 << 20;
+
+/// Forks the carrier. It has the far end of `connection`, on which the caller is its first
+/// member. Signals are blocked.
+///
+/// The process in between is made without a signal for its end: the program must not hear
+/// of it, and no call of another thread be interrupted.
+pub fn spawn(connection: OwnedFd) -> Result<(), Errno> {
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_STACK;
+    // SAFETY: a new mapping.
+    let stack = unsafe { enter!(SYS_mmap, 0, STACK_BYTES, protection, flags, -1isize, 0) };
+    if stack < 0 {
+        return Err(Errno::NOMEM);
+    }
+    crate::interpose::fork::skip_hooks(true);
+    let mut birth = Birth { connection: Some(connection), is_born: false };
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK;
+    // SAFETY: the stack is new and large enough, its top is aligned; `birth` lives as long as
+    // the process in between, which CLONE_VFORK waits for.
+    unsafe {
+        let top = (stack as usize + STACK_BYTES) as *mut libc::c_void;
+        let child = libc::clone(bear, top, flags, (&raw mut birth).cast());
+        if child > 0 {
+            let mut status: libc::c_int = 0;
+            // __WALL: it is no child that a plain wait would find.
+            while enter!(SYS_wait4, child, &raw mut status, libc::__WALL, 0)
+                == -(libc::EINTR as isize)
+            {}
         }
-        exit(i32::from(grandchild < 0));
+        enter!(SYS_munmap, stack, STACK_BYTES);
     }
     crate::interpose::fork::skip_hooks(false);
-    if child < 0 {
-        return Err(Errno::AGAIN);
-    }
-    let mut status: libc::c_int = 0;
-    // SAFETY: the status lives through the call.
-    while unsafe { enter!(SYS_wait4, child, &raw mut status, 0, 0) } == -(libc::EINTR as isize) {}
-    if !was_pending {
-        take_child_signal();
-    }
-    if status == 0 { Ok(()) } else { Err(Errno::AGAIN) }
+    if birth.is_born { Ok(()) } else { Err(Errno::AGAIN) }
 }
 
 fn exit(status: i32) -> ! {
@@ -109,23 +137,6 @@ fn exit(status: i32) -> ! {
         // SAFETY: does not return; no handler of the program's runs.
         unsafe { enter!(SYS_exit_group, status) };
     }
-}
-
-const CHILD_SIGNAL: u64 = 1 << (libc::SIGCHLD - 1);
-
-fn child_signal_is_pending() -> bool {
-    let mut pending = 0u64;
-    // SAFETY: the set lives through the call and has the size that is named.
-    unsafe { enter!(SYS_rt_sigpending, &raw mut pending, 8) };
-    pending & CHILD_SIGNAL != 0
-}
-
-/// The program did not start this child: it does not hear of its end.
-fn take_child_signal() {
-    let set = CHILD_SIGNAL;
-    let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: set and time live through the call; a null record is allowed.
-    unsafe { enter!(SYS_rt_sigtimedwait, &raw const set, 0, &raw const now, 8) };
 }
 
 fn serve(connection: OwnedFd) {

@@ -12,9 +12,10 @@ use crate::sys::{self, Raw, enter, fail, ret};
 use libc::{c_int, c_uint, c_ulong, c_void};
 use std::sync::atomic::{AtomicPtr, Ordering};
 
-/// The tables are this process's: it uses the option and is no child of vfork.
+/// The tables are this process's: it uses the option and is no child of vfork; and the call
+/// is not our own.
 fn keeps_tables() -> bool {
-    domain::active() && client::is_owner()
+    domain::active() && !lock::is_mine() && client::is_owner()
 }
 
 /// Before a descriptor is closed: its socket's splices end if it is the last. False for a

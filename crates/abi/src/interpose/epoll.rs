@@ -86,7 +86,16 @@ unsafe fn pwait_loud(
     // SAFETY: the caller's.
     unsafe {
         if !is_ours(epoll, events, count) {
-            return next::epoll_pwait(epoll, events, count, timeout, mask);
+            let found = next::epoll_pwait(epoll, events, count, timeout, mask);
+            // A splice may have begun meanwhile, and what was found be its business.
+            if found <= 0 || !registrations::is_hooked(epoll) {
+                return found;
+            }
+            let found = std::slice::from_raw_parts_mut(events, found as usize);
+            let kept = registrations::translate(&lock::hold(), epoll, found, 0);
+            if kept > 0 {
+                return kept as c_int;
+            }
         }
         let limit = u64::try_from(timeout).ok().map(|ms| ms * 1_000_000);
         ret(wait(epoll, events, count, limit, mask)) as c_int

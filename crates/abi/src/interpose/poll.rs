@@ -199,9 +199,18 @@ unsafe fn poll_loud(fds: *mut pollfd, count: nfds_t, timeout: c_int) -> c_int {
     // SAFETY: the caller's.
     unsafe {
         let limit = u64::try_from(timeout).ok().map(|ms| ms * 1_000_000);
+        let watched = slice(fds, count).and_then(|fds| watch(fds, limit, std::ptr::null()));
+        if let Some(result) = watched {
+            return ret(result) as c_int;
+        }
+        let found = next::poll(fds, count, timeout);
+        if found <= 0 {
+            return found;
+        }
+        // A splice may have begun meanwhile, and what was found be its business.
         match slice(fds, count).and_then(|fds| watch(fds, limit, std::ptr::null())) {
             Some(result) => ret(result) as c_int,
-            None => next::poll(fds, count, timeout),
+            None => found,
         }
     }
 }

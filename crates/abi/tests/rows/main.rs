@@ -17,7 +17,7 @@ mod sharing;
 mod sockets;
 
 use std::io::Read;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
@@ -54,7 +54,7 @@ macro_rules! cases {
     };
 }
 
-const TIME_LIMIT: Duration = Duration::from_secs(60);
+const TIME_LIMIT: Duration = Duration::from_secs(30);
 
 fn all() -> impl Iterator<Item = &'static Case> {
     [
@@ -110,6 +110,7 @@ fn run(library: &std::path::Path, case: &Case, system: System) -> Result<(), Str
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
+        .process_group(0)
         .spawn()
         .map_err(|error| error.to_string())?;
     let mut stderr = child.stderr.take().unwrap();
@@ -124,7 +125,8 @@ fn run(library: &std::path::Path, case: &Case, system: System) -> Result<(), Str
             break Some(status);
         }
         if Instant::now() > limit {
-            let _ = child.kill();
+            // SAFETY: the group of this child alone: with the children that it has made.
+            unsafe { libc::kill(-(child.id() as i32), libc::SIGKILL) };
             let _ = child.wait();
             break None;
         }
