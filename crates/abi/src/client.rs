@@ -162,7 +162,6 @@ fn connected(guard: &Guard) -> Result<RawFd, c_int> {
     descriptors::prepare(guard)?;
     let (connection, ends) = find_or_make().map_err(Errno::raw_os_error)?;
     adopt(connection.into_raw_fd(), ends.into_raw_fd());
-    register_fork();
     crate::interpose::next::resolve();
     registrations::survey(guard);
     DOMAIN.active.store(1, Ordering::Release);
@@ -284,14 +283,6 @@ pub fn after_fork_in_child() {
     let ends = CHILDS_ENDS.swap(-1, Ordering::Relaxed);
     if connection >= 0 && ends >= 0 {
         adopt(connection, ends);
-    }
-}
-
-fn register_fork() {
-    use std::sync::atomic::AtomicBool;
-    static DONE: AtomicBool = AtomicBool::new(false);
-    if !DONE.swap(true, Ordering::Relaxed) {
-        crate::interpose::fork::register();
     }
 }
 

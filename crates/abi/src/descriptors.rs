@@ -125,6 +125,18 @@ fn look(fd: c_int, word: u64) -> Option<SlotId> {
     found
 }
 
+/// A descriptor came from another process.
+pub fn arrived(fd: c_int) {
+    if let Some(id) = sys::socket_inode(fd).and_then(domain::find) {
+        mark_twin(fd);
+        let guard = lock::hold();
+        // Without the carrier there is nobody to hold it for.
+        if client::hold(&guard, id).is_ok() {
+            learn(&guard, fd, id);
+        }
+    }
+}
+
 /// Enters a descriptor. Its twins are entered too.
 pub fn learn(_: &Guard, fd: c_int, id: SlotId) {
     enter_one(fd, id);

@@ -111,13 +111,16 @@ pub fn share() {
 /// Writes this process down as a relative.
 pub fn join() {
     let pid = sys::pid();
-    for place in &DOMAIN.relatives {
+    let free = |place: &&AtomicU32| {
         let seen = place.load(Ordering::Relaxed);
-        // A relative that is gone leaves its place.
-        if seen == pid || ((seen == 0 || !is_alive(seen)) && take(place, seen, pid)) {
-            return;
-        }
-    }
+        seen == pid || (seen == 0 && take(place, 0, pid))
+    };
+    // One that is gone leaves its place, which is asked only when no other is left.
+    let left = |place: &&AtomicU32| {
+        let seen = place.load(Ordering::Relaxed);
+        !is_alive(seen) && take(place, seen, pid)
+    };
+    let _ = DOMAIN.relatives.iter().find(free).or_else(|| DOMAIN.relatives.iter().find(left));
 }
 
 fn take(place: &AtomicU32, seen: u32, pid: u32) -> bool {
@@ -152,7 +155,10 @@ impl Slot {
 
     /// Takes part in a splice, or has something to tell of one.
     pub fn matters(&self) -> bool {
-        self.is_source() || self.drain.load(Ordering::Acquire) != 0 || self.owes() || self.urgent.load(Ordering::Acquire) != 0
+        self.is_source()
+            || self.drain.load(Ordering::Acquire) != 0
+            || self.owes()
+            || self.urgent.load(Ordering::Acquire) != 0
     }
 
     pub fn is_source(&self) -> bool {

@@ -48,7 +48,12 @@ impl Port {
             error: false,
             dead: false,
         };
-        let port = Self { fd, epoll: Rc::clone(epoll), ready: Cell::new(ready), has_news: Cell::new(false) };
+        let port = Self {
+            fd,
+            epoll: Rc::clone(epoll),
+            ready: Cell::new(ready),
+            has_news: Cell::new(false),
+        };
         port.note(port.poll());
         Ok(port)
     }

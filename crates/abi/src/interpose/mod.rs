@@ -46,6 +46,7 @@ pub(crate) use interposed;
 /// Runs when the library is loaded.
 extern "C" fn loaded() {
     crate::domain::share();
+    fork::register();
 }
 
 #[used]

@@ -2,6 +2,7 @@
 
 use super::{interposed, next};
 use crate::descriptors;
+use crate::domain;
 use crate::source;
 use crate::sys::{Raw, enter, ret};
 use libc::{
@@ -96,7 +97,31 @@ unsafe fn recvmsg_loud(fd: c_int, msg: *mut msghdr, flags: c_int) -> ssize_t {
             .and_then(|slot| source::receive(fd, slot, &mut *msg, flags));
         match taken {
             Some(result) => ret(result),
-            None => next::recvmsg(fd, msg, flags),
+            None => {
+                let count = next::recvmsg(fd, msg, flags);
+                if count >= 0 && domain::active() && (*msg).msg_controllen > 0 {
+                    learn_passed(&*msg);
+                }
+                count
+            }
+        }
+    }
+}
+
+/// Descriptors that another process has passed may be of spliced sockets.
+unsafe fn learn_passed(msg: &msghdr) {
+    // SAFETY: the kernel has just written the control data.
+    unsafe {
+        let mut part = libc::CMSG_FIRSTHDR(msg);
+        while let Some(header) = part.as_ref() {
+            if header.cmsg_level == libc::SOL_SOCKET && header.cmsg_type == libc::SCM_RIGHTS {
+                let data = libc::CMSG_DATA(part).cast::<c_int>();
+                let bytes = header.cmsg_len - libc::CMSG_LEN(0) as usize;
+                for place in 0..bytes / size_of::<c_int>() {
+                    descriptors::arrived(data.add(place).read_unaligned());
+                }
+            }
+            part = libc::CMSG_NXTHDR(msg, part);
         }
     }
 }

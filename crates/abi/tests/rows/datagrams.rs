@@ -123,10 +123,7 @@ fn a_datagram_loop(_: System) {
     write(near, b"round").unwrap();
     let mut at = -1;
     eventually("the end", || {
-        at = [near, far]
-            .into_iter()
-            .find(|fd| poll(*fd, libc::POLLIN, 0) != 0)
-            .unwrap_or(-1);
+        at = [near, far].into_iter().find(|fd| poll(*fd, libc::POLLIN, 0) != 0).unwrap_or(-1);
         at >= 0
     });
     assert_eq!(read(at, 9).unwrap(), b"round");

@@ -291,9 +291,7 @@ fn a_registration_that_is_changed_while_spliced(_: System) {
     assert!(found.len() == 1 && found[0].1 == 3);
     let mut event = libc::epoll_event { events: 0, u64: 0 };
     // SAFETY: the event lives through the call.
-    let done = unsafe {
-        libc::epoll_ctl(epoll, libc::EPOLL_CTL_ADD, rig.source, &raw mut event)
-    };
+    let done = unsafe { libc::epoll_ctl(epoll, libc::EPOLL_CTL_ADD, rig.source, &raw mut event) };
     assert_eq!(check(done as isize), Err(libc::EEXIST));
 }
 
@@ -366,8 +364,7 @@ fn select_keeps_its_other_bits(_: System) {
         libc::FD_SET(rig.source, &raw mut write);
         libc::FD_SET(rig.sink, &raw mut write);
         let null = std::ptr::null_mut();
-        let found =
-            libc::select(1024, &raw mut read, &raw mut write, null, std::ptr::null_mut());
+        let found = libc::select(1024, &raw mut read, &raw mut write, null, std::ptr::null_mut());
         assert_eq!(found, 3);
         assert!(!libc::FD_ISSET(rig.source, &raw const read));
         assert!(libc::FD_ISSET(rig.sink, &raw const read));

@@ -35,7 +35,9 @@ fn what_is_buffered_moves_inside_the_call(_: System) {
     let rig = Rig::new();
     let bytes = pattern(50_000);
     send_all(rig.feed, &bytes);
-    eventually("all is there", || recv(rig.source, 60_000, libc::MSG_PEEK).unwrap().len() == 50_000);
+    eventually("all is there", || {
+        recv(rig.source, 60_000, libc::MSG_PEEK).unwrap().len() == 50_000
+    });
     splice(rig.source, rig.drain).unwrap();
     assert_eq!(count(rig.source), Ok(50_000));
     assert_eq!(read_exactly(rig.sink, 50_000), bytes);

@@ -523,4 +523,3 @@ fn no_child_is_to_be_waited_for(_: System) {
     let found = unsafe { libc::waitpid(-1, &raw mut status, 0) };
     assert_eq!(check(found as isize), Err(libc::ECHILD));
 }
-
