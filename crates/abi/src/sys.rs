@@ -84,6 +84,12 @@ pub fn fail(errno: c_int) -> isize {
     -1
 }
 
+/// [`ret`] for a call that has failed, from assembly.
+#[cfg(target_arch = "x86_64")]
+pub extern "C" fn fail_with(result: Raw) -> isize {
+    fail(-result as c_int)
+}
+
 /// An int option of a socket.
 pub fn int_option(fd: c_int, level: c_int, name: c_int) -> Result<c_int, c_int> {
     let mut value: c_int = 0;

@@ -1,7 +1,7 @@
 //! epoll: registrations are noted, and a set with a masked one is waited for in turns.
 
 use super::poll::ns_of;
-use super::{interposed, next};
+use super::{hot, interposed, next};
 use crate::domain;
 use crate::lock;
 use crate::registrations;
@@ -119,13 +119,26 @@ unsafe fn pwait2_loud(
     }
 }
 
+unsafe extern "C" fn wait_loud(
+    epoll: c_int,
+    events: *mut epoll_event,
+    count: c_int,
+    timeout: c_int,
+) -> c_int {
+    // SAFETY: the caller's.
+    unsafe { pwait_loud(epoll, events, count, timeout, std::ptr::null()) }
+}
+
+hot! {
+    fn epoll_wait(epoll: c_int, events: *mut epoll_event, count: c_int, timeout: c_int) -> c_int {
+        number SYS_epoll_wait; prepare ["mov r10, rcx"];
+        quiet ret(enter!(SYS_epoll_pwait, epoll, events, count, timeout, 0, 8)); loud wait_loud
+    }
+}
+
 interposed! {
     fn epoll_ctl(epoll: c_int, op: c_int, fd: c_int, event: *mut epoll_event) -> c_int {
         quiet ret(enter!(SYS_epoll_ctl, epoll, op, fd, event)); loud ctl_loud(epoll, op, fd, event)
-    }
-    fn epoll_wait(epoll: c_int, events: *mut epoll_event, count: c_int, timeout: c_int) -> c_int {
-        quiet ret(enter!(SYS_epoll_pwait, epoll, events, count, timeout, 0, 8));
-        loud pwait_loud(epoll, events, count, timeout, std::ptr::null())
     }
     fn epoll_pwait(
         epoll: c_int,

@@ -43,6 +43,49 @@ macro_rules! interposed {
 }
 pub(crate) use interposed;
 
+/// The names of a program's inner loop, in exactly the instructions that libc takes: one
+/// question, the system call, one look at the result. `prepare` puts arguments where the
+/// kernel expects them. Other architectures have them as [`interposed`] names.
+macro_rules! hot {
+    ($(fn $name:ident($($arg:ident: $kind:ty),* $(,)?) -> $ret:ty {
+        number $number:ident; prepare [$($prepare:literal),*]; quiet $quiet:expr; loud $loud:ident
+    })*) => {
+        #[cfg(not(target_arch = "x86_64"))]
+        $crate::interpose::interposed! {
+            $(fn $name($($arg: $kind),*) -> $ret { quiet $quiet; loud $loud($($arg),*) })*
+        }
+        $(
+            /// # Safety
+            /// As libc's function of this name.
+            #[cfg(target_arch = "x86_64")]
+            #[cfg_attr(not(test), unsafe(no_mangle))]
+            #[unsafe(naked)]
+            #[allow(clippy::too_many_arguments, reason = "libc's signature")]
+            pub unsafe extern "C" fn $name($($arg: $kind),*) -> $ret {
+                // `loud` is the domain's first word.
+                std::arch::naked_asm!(
+                    "cmp dword ptr [rip + {domain}], 0",
+                    "jne {loud}",
+                    $($prepare,)*
+                    "mov eax, {number}",
+                    "syscall",
+                    "cmp rax, -4095",
+                    "jae 2f",
+                    "ret",
+                    "2:",
+                    "mov rdi, rax",
+                    "jmp {fail}",
+                    domain = sym $crate::domain::DOMAIN,
+                    loud = sym $loud,
+                    number = const libc::$number,
+                    fail = sym $crate::sys::fail_with,
+                )
+            }
+        )*
+    };
+}
+pub(crate) use hot;
+
 /// Runs when the library is loaded.
 extern "C" fn loaded() {
     crate::domain::share();

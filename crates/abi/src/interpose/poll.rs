@@ -3,7 +3,7 @@
 //! A running source is taken out of the set, a thread's notice of ends is put in, and the
 //! call goes on until something that the program asked for is so.
 
-use super::{interposed, next};
+use super::{hot, interposed, next};
 use crate::descriptors;
 use crate::notice;
 use crate::personality::Personality;
@@ -195,7 +195,7 @@ unsafe fn slice<'a>(fds: *mut pollfd, count: nfds_t) -> Option<&'a mut [pollfd]>
     sound.then(|| unsafe { std::slice::from_raw_parts_mut(fds, count as usize) })
 }
 
-unsafe fn poll_loud(fds: *mut pollfd, count: nfds_t, timeout: c_int) -> c_int {
+unsafe extern "C" fn poll_loud(fds: *mut pollfd, count: nfds_t, timeout: c_int) -> c_int {
     // SAFETY: the caller's.
     unsafe {
         let limit = u64::try_from(timeout).ok().map(|ms| ms * 1_000_000);
@@ -245,10 +245,13 @@ fn check_set(count: nfds_t, room: usize) {
     }
 }
 
-interposed! {
+hot! {
     fn poll(fds: *mut pollfd, count: nfds_t, timeout: c_int) -> c_int {
-        quiet ret(poll_call(fds, count, timeout)); loud poll_loud(fds, count, timeout)
+        number SYS_poll; prepare []; quiet ret(poll_call(fds, count, timeout)); loud poll_loud
     }
+}
+
+interposed! {
     fn ppoll(
         fds: *mut pollfd,
         count: nfds_t,

@@ -1,6 +1,6 @@
 //! The reading calls. One on a socket that matters becomes a recvmsg of the same room.
 
-use super::{interposed, next};
+use super::{hot, interposed, next};
 use crate::descriptors;
 use crate::domain;
 use crate::source;
@@ -25,7 +25,7 @@ unsafe fn into_buffer(fd: c_int, buf: *mut c_void, len: size_t, flags: c_int) ->
     unsafe { source::receive(fd, slot, &mut message(&raw mut iov, 1), flags) }
 }
 
-unsafe fn read_loud(fd: c_int, buf: *mut c_void, len: size_t) -> ssize_t {
+unsafe extern "C" fn read_loud(fd: c_int, buf: *mut c_void, len: size_t) -> ssize_t {
     // SAFETY: the caller's.
     unsafe {
         match into_buffer(fd, buf, len, 0) {
@@ -35,7 +35,7 @@ unsafe fn read_loud(fd: c_int, buf: *mut c_void, len: size_t) -> ssize_t {
     }
 }
 
-unsafe fn readv_loud(fd: c_int, iov: *const iovec, count: c_int) -> ssize_t {
+unsafe extern "C" fn readv_loud(fd: c_int, iov: *const iovec, count: c_int) -> ssize_t {
     // SAFETY: the caller's.
     unsafe {
         let taken = descriptors::of(fd).filter(|_| count >= 0).and_then(|slot| {
@@ -48,7 +48,7 @@ unsafe fn readv_loud(fd: c_int, iov: *const iovec, count: c_int) -> ssize_t {
     }
 }
 
-unsafe fn recv_loud(fd: c_int, buf: *mut c_void, len: size_t, flags: c_int) -> ssize_t {
+unsafe extern "C" fn recv_loud(fd: c_int, buf: *mut c_void, len: size_t, flags: c_int) -> ssize_t {
     // SAFETY: the caller's.
     unsafe {
         match into_buffer(fd, buf, len, flags) {
@@ -58,7 +58,7 @@ unsafe fn recv_loud(fd: c_int, buf: *mut c_void, len: size_t, flags: c_int) -> s
     }
 }
 
-unsafe fn recvfrom_loud(
+unsafe extern "C" fn recvfrom_loud(
     fd: c_int,
     buf: *mut c_void,
     len: size_t,
@@ -89,7 +89,7 @@ unsafe fn recvfrom_loud(
     }
 }
 
-unsafe fn recvmsg_loud(fd: c_int, msg: *mut msghdr, flags: c_int) -> ssize_t {
+unsafe extern "C" fn recvmsg_loud(fd: c_int, msg: *mut msghdr, flags: c_int) -> ssize_t {
     // SAFETY: the caller's.
     unsafe {
         let taken = descriptors::of(fd)
@@ -163,16 +163,17 @@ fn check_room(len: size_t, room: size_t) {
     }
 }
 
-interposed! {
+hot! {
     fn read(fd: c_int, buf: *mut c_void, len: size_t) -> ssize_t {
-        quiet ret(enter!(SYS_read, fd, buf, len)); loud read_loud(fd, buf, len)
+        number SYS_read; prepare []; quiet ret(enter!(SYS_read, fd, buf, len)); loud read_loud
     }
     fn readv(fd: c_int, iov: *const iovec, count: c_int) -> ssize_t {
-        quiet ret(enter!(SYS_readv, fd, iov, count)); loud readv_loud(fd, iov, count)
+        number SYS_readv; prepare []; quiet ret(enter!(SYS_readv, fd, iov, count));
+        loud readv_loud
     }
     fn recv(fd: c_int, buf: *mut c_void, len: size_t, flags: c_int) -> ssize_t {
-        quiet ret(enter!(SYS_recvfrom, fd, buf, len, flags, 0, 0));
-        loud recv_loud(fd, buf, len, flags)
+        number SYS_recvfrom; prepare ["mov r10, rcx", "xor r8d, r8d", "xor r9d, r9d"];
+        quiet ret(enter!(SYS_recvfrom, fd, buf, len, flags, 0, 0)); loud recv_loud
     }
     fn recvfrom(
         fd: c_int,
@@ -182,12 +183,16 @@ interposed! {
         addr: *mut sockaddr,
         addr_len: *mut socklen_t,
     ) -> ssize_t {
-        quiet ret(enter!(SYS_recvfrom, fd, buf, len, flags, addr, addr_len));
-        loud recvfrom_loud(fd, buf, len, flags, addr, addr_len)
+        number SYS_recvfrom; prepare ["mov r10, rcx"];
+        quiet ret(enter!(SYS_recvfrom, fd, buf, len, flags, addr, addr_len)); loud recvfrom_loud
     }
     fn recvmsg(fd: c_int, msg: *mut msghdr, flags: c_int) -> ssize_t {
-        quiet ret(enter!(SYS_recvmsg, fd, msg, flags)); loud recvmsg_loud(fd, msg, flags)
+        number SYS_recvmsg; prepare []; quiet ret(enter!(SYS_recvmsg, fd, msg, flags));
+        loud recvmsg_loud
     }
+}
+
+interposed! {
     fn recvmmsg(
         fd: c_int,
         msgs: *mut mmsghdr,

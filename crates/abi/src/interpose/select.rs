@@ -1,7 +1,7 @@
 //! select and pselect, by way of poll's watch when a set has a socket that matters.
 
 use super::poll::{ns_of, watch};
-use super::{interposed, next};
+use super::{hot, interposed, next};
 use crate::descriptors;
 use crate::sys::{self, Raw, enter, ret};
 use libc::{c_int, c_short, fd_set, pollfd, sigset_t, timespec, timeval};
@@ -152,7 +152,7 @@ pub unsafe fn pselect_call(
     }
 }
 
-unsafe fn select_loud(
+unsafe extern "C" fn select_loud(
     count: c_int,
     read: *mut fd_set,
     write: *mut fd_set,
@@ -207,7 +207,7 @@ unsafe fn pselect_loud(
     }
 }
 
-interposed! {
+hot! {
     fn select(
         count: c_int,
         read: *mut fd_set,
@@ -215,9 +215,12 @@ interposed! {
         except: *mut fd_set,
         timeout: *mut timeval,
     ) -> c_int {
-        quiet ret(select_call(count, read, write, except, timeout));
-        loud select_loud(count, read, write, except, timeout)
+        number SYS_select; prepare ["mov r10, rcx"];
+        quiet ret(select_call(count, read, write, except, timeout)); loud select_loud
     }
+}
+
+interposed! {
     fn pselect(
         count: c_int,
         read: *mut fd_set,
