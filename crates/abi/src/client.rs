@@ -11,9 +11,10 @@ use crate::domain::{self, DOMAIN, SlotId};
 use crate::lock::Guard;
 use crate::notice;
 use crate::registrations;
-use crate::sys;
+use crate::sys::{self, Fd};
 use crate::wire::{MESSAGE_BYTES, Reply, Request};
-use rustix::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::fd::{BorrowedFd, IntoRawFd, RawFd};
 use rustix::io::{Errno, IoSlice, IoSliceMut};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
@@ -161,7 +162,7 @@ fn connected(guard: &Guard) -> Result<RawFd, c_int> {
     }
     descriptors::prepare(guard)?;
     let (connection, ends) = find_or_make().map_err(Errno::raw_os_error)?;
-    adopt(connection.into_raw_fd(), ends.into_raw_fd());
+    adopt(connection.into_raw(), ends.into_raw());
     crate::interpose::next::resolve();
     registrations::survey(guard);
     DOMAIN.active.store(1, Ordering::Release);
@@ -176,12 +177,11 @@ fn adopt(connection: RawFd, ends: RawFd) {
     notice::renew();
 }
 
-fn find_or_make() -> Result<(OwnedFd, OwnedFd), Errno> {
-    use rustix::event::{EventfdFlags, eventfd};
+fn find_or_make() -> Result<(Fd, Fd), Errno> {
     loop {
         let address = DOMAIN.address.load(Ordering::Acquire);
         if address != 0 {
-            let ends = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+            let ends = new_ends()?;
             match connect(address, &ends) {
                 Ok(connection) => return Ok((connection, ends)),
                 // It went with its last process.
@@ -204,12 +204,12 @@ fn find_or_make() -> Result<(OwnedFd, OwnedFd), Errno> {
         }
         let own = sys::pid();
         if DOMAIN.making.compare_exchange(maker, own, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
-            let ends = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+            let ends = new_ends()?;
             let made = pair().and_then(|(here, there)| {
                 carrier::spawn(there)?;
                 // It answers when it serves; until then it writes the domain anew.
-                send(here.as_raw_fd(), Request::Hello, &[ends.as_raw_fd()])?;
-                receive(here.as_raw_fd(), &mut [])?;
+                send(here.raw(), Request::Hello, &[ends.raw()])?;
+                receive(here.raw(), &mut [])?;
                 Ok(here)
             });
             DOMAIN.making.store(0, Ordering::Release);
@@ -219,8 +219,15 @@ fn find_or_make() -> Result<(OwnedFd, OwnedFd), Errno> {
     }
 }
 
-fn pair() -> Result<(OwnedFd, OwnedFd), Errno> {
-    rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+fn pair() -> Result<(Fd, Fd), Errno> {
+    let flags = SocketFlags::CLOEXEC;
+    let (here, there) =
+        rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+    Ok((here.into(), there.into()))
+}
+
+fn new_ends() -> Result<Fd, Errno> {
+    Ok(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?.into())
 }
 
 /// The carrier's address.
@@ -232,16 +239,17 @@ pub fn address(number: u64) -> Result<SocketAddrUnix, Errno> {
     SocketAddrUnix::new_abstract_name(&name)
 }
 
-fn connect(number: u64, ends: &OwnedFd) -> Result<OwnedFd, Errno> {
-    let connection = rustix::net::socket_with(
+fn connect(number: u64, ends: &Fd) -> Result<Fd, Errno> {
+    let connection: Fd = rustix::net::socket_with(
         AddressFamily::UNIX,
         SocketType::SEQPACKET,
         SocketFlags::CLOEXEC,
         None,
-    )?;
+    )?
+    .into();
     rustix::net::connect(&connection, &address(number)?)?;
-    send(connection.as_raw_fd(), Request::Hello, &[ends.as_raw_fd()])?;
-    receive(connection.as_raw_fd(), &mut [])?;
+    send(connection.raw(), Request::Hello, &[ends.raw()])?;
+    receive(connection.raw(), &mut [])?;
     Ok(connection)
 }
 
@@ -250,12 +258,11 @@ pub fn before_fork(guard: &Guard) {
     if CONNECTION.load(Ordering::Relaxed) < 0 || !is_owner() {
         return;
     }
-    use rustix::event::{EventfdFlags, eventfd};
     let Ok((here, there)) = pair() else { return };
-    let Ok(ends) = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK) else { return };
-    if ask(guard, Request::Fork, &[there.as_raw_fd(), ends.as_raw_fd()]).is_ok() {
-        CHILDS_CONNECTION.store(here.into_raw_fd(), Ordering::Relaxed);
-        CHILDS_ENDS.store(ends.into_raw_fd(), Ordering::Relaxed);
+    let Ok(ends) = new_ends() else { return };
+    if ask(guard, Request::Fork, &[there.raw(), ends.raw()]).is_ok() {
+        CHILDS_CONNECTION.store(here.into_raw(), Ordering::Relaxed);
+        CHILDS_ENDS.store(ends.into_raw(), Ordering::Relaxed);
     }
 }
 
@@ -264,8 +271,7 @@ pub fn after_fork_in_parent() {
     for fd in [&CHILDS_CONNECTION, &CHILDS_ENDS] {
         let fd = fd.swap(-1, Ordering::Relaxed);
         if fd >= 0 {
-            // SAFETY: ours, and nobody else has it.
-            drop(unsafe { OwnedFd::from_raw_fd(fd) });
+            sys::close(fd);
         }
     }
 }

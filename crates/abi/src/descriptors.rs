@@ -175,13 +175,13 @@ pub fn duplicated(guard: &Guard, old: c_int, new: c_int) {
 
 pub fn mark_twin(fd: c_int) {
     if let Some(word) = TWINS.get(fd as usize / 64) {
-        word.fetch_or(1 << (fd % 64), Ordering::Relaxed);
+        word.fetch_or(1 << (fd as u32 % 64), Ordering::Relaxed);
     }
 }
 
 fn is_twin(fd: c_int) -> bool {
     let word = TWINS.get(fd as usize / 64).map_or(0, |word| word.load(Ordering::Relaxed));
-    word >> (fd % 64) & 1 != 0
+    word >> (fd as u32 % 64) & 1 != 0
 }
 
 /// The descriptor is about to be closed, or is found to be another's. If it was the last
@@ -191,7 +191,7 @@ pub fn forget(guard: &Guard, fd: c_int) {
     let Some(id) = id_in(entry.swap(0, Ordering::AcqRel)) else { return };
     let twin = is_twin(fd);
     if let Some(word) = TWINS.get(fd as usize / 64) {
-        word.fetch_and(!(1 << (fd % 64)), Ordering::Relaxed);
+        word.fetch_and(!(1 << (fd as u32 % 64)), Ordering::Relaxed);
     }
     if !twin || !all_of(id).any(|_| true) {
         // A carrier that is gone has closed everything.

@@ -12,7 +12,7 @@ use crate::descriptors;
 use crate::domain::SlotId;
 use crate::lock::Guard;
 use crate::notice;
-use crate::sys::{Raw, enter};
+use crate::sys::{Fd, Raw, enter};
 use rustix::fs::{CWD, Mode, OFlags, RawDir};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::c_int;
@@ -61,7 +61,7 @@ fn table() -> MutexGuard<'static, Table> {
 /// Whether epoll_wait on this set needs a closer look.
 pub fn is_hooked(epoll: c_int) -> bool {
     let word = HOOKED.get(epoll as usize / 64).map_or(0, |word| word.load(Ordering::Acquire));
-    word >> (epoll % 64) & 1 != 0
+    word >> (epoll as u32 % 64) & 1 != 0
 }
 
 fn hook(guard: &Guard, epoll: c_int) {
@@ -72,7 +72,7 @@ fn hook(guard: &Guard, epoll: c_int) {
         && notice::add(epoll, ends, ENDS).is_ok()
         && let Some(word) = HOOKED.get(epoll as usize / 64)
     {
-        word.fetch_or(1 << (epoll % 64), Ordering::Release);
+        word.fetch_or(1 << (epoll as u32 % 64), Ordering::Release);
     }
 }
 
@@ -246,7 +246,7 @@ pub fn closed(_: &Guard, fd: c_int) {
         table.masked.retain(|(epoll, _)| *epoll != fd);
         table.owing.retain(|(epoll, _)| *epoll != fd);
         if let Some(word) = HOOKED.get(fd as usize / 64) {
-            word.fetch_and(!(1 << (fd % 64)), Ordering::Release);
+            word.fetch_and(!(1 << (fd as u32 % 64)), Ordering::Release);
         }
     }
 }
@@ -255,6 +255,7 @@ pub fn closed(_: &Guard, fd: c_int) {
 pub fn survey(guard: &Guard) {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let Ok(dir) = rustix::fs::openat(CWD, c"/proc/self/fd", flags, Mode::empty()) else { return };
+    let dir = Fd::from(dir);
     let mut buffer = [MaybeUninit::uninit(); 4096];
     let mut entries = RawDir::new(&dir, &mut buffer);
     let mut sockets = BTreeMap::<u64, c_int>::new();
@@ -312,6 +313,7 @@ fn read_file(path: &str) -> String {
     let Ok(file) = rustix::fs::openat(CWD, path, flags, Mode::empty()) else {
         return String::new();
     };
+    let file = Fd::from(file);
     let mut bytes = Vec::new();
     let mut piece = [0; 4096];
     while let Ok(count @ 1..) = rustix::io::read(&file, &mut piece) {

@@ -222,3 +222,41 @@ pub fn at_mark(fd: c_int) -> bool {
     // SAFETY: the call writes one int, which is live.
     unsafe { enter!(SYS_ioctl, fd, SIOCATMARK, &raw mut mark) == 0 && mark != 0 }
 }
+
+/// A descriptor of ours in the program's process.
+///
+/// Not std's: that one closes by libc's name, and aborts when the number was closed by
+/// somebody else, which a careless program does.
+pub struct Fd(c_int);
+
+impl Fd {
+    pub fn into_raw(self) -> c_int {
+        let fd = self.0;
+        std::mem::forget(self);
+        fd
+    }
+
+    pub fn raw(&self) -> c_int {
+        self.0
+    }
+}
+
+impl From<rustix::fd::OwnedFd> for Fd {
+    fn from(fd: rustix::fd::OwnedFd) -> Self {
+        Self(std::os::fd::IntoRawFd::into_raw_fd(fd))
+    }
+}
+
+impl rustix::fd::AsFd for Fd {
+    fn as_fd(&self) -> rustix::fd::BorrowedFd<'_> {
+        // SAFETY: open as long as this lives, unless the program closes what is not its own;
+        // then the kernel says EBADF.
+        unsafe { rustix::fd::BorrowedFd::borrow_raw(self.0) }
+    }
+}
+
+impl Drop for Fd {
+    fn drop(&mut self) {
+        close(self.0);
+    }
+}

@@ -22,18 +22,19 @@ mod stream;
 use crate::client;
 use crate::domain::{self, DOMAIN, SlotId};
 use crate::personality::Personality;
-use crate::sys::{self, enter};
+use crate::sys::{self, Fd, enter};
 use flow::Stepped;
 use members::Member;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, EventData, EventFlags};
-use rustix::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
+use rustix::fd::{AsRawFd, FromRawFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use sockets::Socket;
 use sosplice::store::Store;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::ffi::c_int;
 use std::mem::MaybeUninit;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -75,21 +76,21 @@ pub struct Carrier {
 
 /// What the process in between needs.
 struct Birth {
-    connection: Option<OwnedFd>,
+    connection: c_int,
     is_born: bool,
 }
 
 /// In the memory of the program, while its thread waits: forks the carrier and is gone, so
 /// that the program has no child that it does not know of.
-extern "C" fn bear(birth: *mut libc::c_void) -> libc::c_int {
+extern "C" fn bear(birth: *mut libc::c_void) -> c_int {
     // SAFETY: what `spawn` gave to clone; its thread waits until this process is gone.
     let birth = unsafe { &mut *birth.cast::<Birth>() };
     // SAFETY: libc's fork, so that its allocator is whole in the child; the child takes no
     // lock of the program's.
     let child = unsafe { libc::fork() };
     if child == 0 {
-        let connection = birth.connection.take();
-        let served = std::panic::catch_unwind(|| connection.map(serve));
+        let connection = birth.connection;
+        let served = std::panic::catch_unwind(|| serve(connection));
         exit(if served.is_ok() { 0 } else { 101 });
     }
     birth.is_born = child > 0;
@@ -103,7 +104,7 @@ const STACK_BYTES: usize = 1 << 20;
 ///
 /// The process in between is made without a signal for its end: the program must not hear
 /// of it, and no call of another thread be interrupted.
-pub fn spawn(connection: OwnedFd) -> Result<(), Errno> {
+pub fn spawn(connection: Fd) -> Result<(), Errno> {
     let protection = libc::PROT_READ | libc::PROT_WRITE;
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_STACK;
     // SAFETY: a new mapping.
@@ -112,7 +113,7 @@ pub fn spawn(connection: OwnedFd) -> Result<(), Errno> {
         return Err(Errno::NOMEM);
     }
     crate::interpose::fork::skip_hooks(true);
-    let mut birth = Birth { connection: Some(connection), is_born: false };
+    let mut birth = Birth { connection: connection.raw(), is_born: false };
     let flags = libc::CLONE_VM | libc::CLONE_VFORK;
     // SAFETY: the stack is new and large enough, its top is aligned; `birth` lives as long as
     // the process in between, which CLONE_VFORK waits for.
@@ -120,7 +121,7 @@ pub fn spawn(connection: OwnedFd) -> Result<(), Errno> {
         let top = (stack as usize + STACK_BYTES) as *mut libc::c_void;
         let child = libc::clone(bear, top, flags, (&raw mut birth).cast());
         if child > 0 {
-            let mut status: libc::c_int = 0;
+            let mut status: c_int = 0;
             // __WALL: it is no child that a plain wait would find.
             while enter!(SYS_wait4, child, &raw mut status, libc::__WALL, 0)
                 == -(libc::EINTR as isize)
@@ -139,15 +140,15 @@ fn exit(status: i32) -> ! {
     }
 }
 
-fn serve(connection: OwnedFd) {
+fn serve(connection: c_int) {
     if let Ok(mut carrier) = begin(connection) {
         carrier.run();
     }
 }
 
 /// Leaves the program behind: its session, its directory, its descriptors.
-fn begin(connection: OwnedFd) -> Result<Carrier, Errno> {
-    let connection = keep_only(connection)?;
+fn begin(connection: c_int) -> Result<Carrier, Errno> {
+    let connection = keep_only(connection);
     let _ = rustix::process::setsid();
     let _ = rustix::process::chdir(c"/");
     let _ = rustix::thread::set_name(c"sosplice");
@@ -187,17 +188,18 @@ fn begin(connection: OwnedFd) -> Result<Carrier, Errno> {
 }
 
 /// Closes everything but the connection: the program's files and sockets are its own.
-fn keep_only(connection: OwnedFd) -> Result<OwnedFd, Errno> {
-    let kept = connection.into_raw_fd();
+fn keep_only(kept: c_int) -> OwnedFd {
     // SAFETY: no pointers; nothing in this process uses the others.
     unsafe {
-        enter!(SYS_close_range, 0, kept - 1, 0);
+        if kept > 0 {
+            enter!(SYS_close_range, 0, kept - 1, 0);
+        }
         enter!(SYS_close_range, kept + 1, u32::MAX, 0);
         // Numbers 0 to 2 are for nobody: a stray message must not meet a socket.
         for _ in 0..3 {
             enter!(SYS_openat, libc::AT_FDCWD, c"/dev/null".as_ptr(), libc::O_RDWR, 0);
         }
-        Ok(OwnedFd::from_raw_fd(kept))
+        OwnedFd::from_raw_fd(kept)
     }
 }
 
@@ -208,7 +210,7 @@ fn raise_descriptor_limit() {
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }
 
-extern "C" fn wake(_: libc::c_int) {}
+extern "C" fn wake(_: c_int) {}
 
 /// The timer's signal interrupts, and does nothing else. Every other one stays blocked: the
 /// program's handlers are in this memory and must not run here.
