@@ -88,8 +88,11 @@ fn ppoll(fd: c_int, ms: i64) -> bool {
     unsafe { libc::ppoll(fds.as_mut_ptr(), 1, &raw const time, std::ptr::null()) == 1 }
 }
 
+/// Whether a descriptor is readable, waiting so many milliseconds for it.
+type Waiter = fn(c_int, i64) -> bool;
+
 /// Every way to ask whether a descriptor is readable: each waits so long.
-fn waiters() -> Vec<(&'static str, fn(c_int, i64) -> bool)> {
+fn waiters() -> Vec<(&'static str, Waiter)> {
     vec![
         ("poll", |fd, ms| poll(fd, POLLIN, ms as c_int) & POLLIN != 0),
         ("ppoll", ppoll),
