@@ -22,11 +22,14 @@ use rustix::net::{
 };
 use std::ffi::c_int;
 use std::mem::MaybeUninit;
-use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// The connection, or -1.
 static CONNECTION: AtomicI32 = AtomicI32::new(-1);
+/// Its inode: a careless program may have put something else under its number.
+static INODE: AtomicU64 = AtomicU64::new(0);
 /// The eventfd on which the carrier tells ends, or -1.
 static ENDS: AtomicI32 = AtomicI32::new(-1);
 /// The process that these belong to. A child of vfork has them and is another.
@@ -34,6 +37,7 @@ static OWNER: AtomicU32 = AtomicU32::new(0);
 /// The same for a child that is about to be born.
 static CHILDS_CONNECTION: AtomicI32 = AtomicI32::new(-1);
 static CHILDS_ENDS: AtomicI32 = AtomicI32::new(-1);
+static CHILDS_INODE: AtomicU64 = AtomicU64::new(0);
 
 /// A new splice: the records of its sockets.
 pub struct SetUp {
@@ -158,19 +162,38 @@ fn receive(connection: RawFd, bytes: &mut [u8]) -> Result<(Reply, usize), Errno>
 fn connected(guard: &Guard) -> Result<RawFd, c_int> {
     let connection = CONNECTION.load(Ordering::Relaxed);
     if connection >= 0 {
-        return Ok(connection);
+        if sys::socket_inode(connection) == Some(INODE.load(Ordering::Relaxed)) {
+            return Ok(connection);
+        }
+        // Not ours any more, and not ours to close.
+        descriptors::forget_hidden(CONNECTION.swap(-1, Ordering::Relaxed));
     }
     descriptors::prepare(guard)?;
     let (connection, ends) = find_or_make().map_err(Errno::raw_os_error)?;
     adopt(connection.into_raw(), ends.into_raw());
     crate::interpose::next::resolve();
     registrations::survey(guard);
+    hold_all();
     DOMAIN.active.store(1, Ordering::Release);
     DOMAIN.loud.store(1, Ordering::Release);
     Ok(CONNECTION.load(Ordering::Relaxed))
 }
 
+/// What this process knew before it had this connection, it holds.
+fn hold_all() {
+    let connection = CONNECTION.load(Ordering::Relaxed);
+    let ids: BTreeSet<u32> = descriptors::entered(0, c_int::MAX).map(|(_, id)| id.0).collect();
+    for id in ids {
+        if send(connection, Request::Hold(SlotId(id)), &[]).is_err()
+            || receive(connection, &mut []).is_err()
+        {
+            return;
+        }
+    }
+}
+
 fn adopt(connection: RawFd, ends: RawFd) {
+    INODE.store(sys::socket_inode(connection).unwrap_or(0), Ordering::Relaxed);
     CONNECTION.store(descriptors::hide(connection), Ordering::Relaxed);
     ENDS.store(descriptors::hide(ends), Ordering::Relaxed);
     OWNER.store(sys::pid(), Ordering::Relaxed);
@@ -259,6 +282,7 @@ pub fn before_fork(guard: &Guard) {
         return;
     }
     let Ok((here, there)) = pair() else { return };
+    CHILDS_INODE.store(sys::socket_inode(here.raw()).unwrap_or(0), Ordering::Relaxed);
     let Ok(ends) = new_ends() else { return };
     if ask(guard, Request::Fork, &[there.raw(), ends.raw()]).is_ok() {
         CHILDS_CONNECTION.store(here.into_raw(), Ordering::Relaxed);
@@ -287,7 +311,10 @@ pub fn after_fork_in_child() {
     ENDS.store(-1, Ordering::Relaxed);
     let connection = CHILDS_CONNECTION.swap(-1, Ordering::Relaxed);
     let ends = CHILDS_ENDS.swap(-1, Ordering::Relaxed);
-    if connection >= 0 && ends >= 0 {
+    if connection >= 0
+        && ends >= 0
+        && sys::socket_inode(connection) == Some(CHILDS_INODE.load(Ordering::Relaxed))
+    {
         adopt(connection, ends);
     }
 }

@@ -32,7 +32,8 @@ fn leave(fd: c_int) -> bool {
     let guard = lock::hold();
     registrations::closed(&guard, fd);
     descriptors::forget(&guard, fd);
-    true
+    // A number that is not open may be ours in a moment.
+    is_open(fd)
 }
 
 /// After a close: another thread may have spliced the socket in between.
