@@ -75,8 +75,8 @@ unsafe extern "C" fn sosplice(
     idle: *const timeval,
 ) -> c_int {
     // SAFETY: the caller's.
-    let (idle_s, idle_us) =
-        if idle.is_null() { (0, 0) } else { unsafe { ((*idle).tv_sec, (*idle).tv_usec) } };
+    let idle = unsafe { idle.as_ref() };
+    let (idle_s, idle_us) = idle.map_or((0, 0), |idle| (idle.tv_sec, idle.tv_usec));
     let wish = Wish { drain, max, idle_s, idle_us };
     done(
         sys::int_option(source, libc::SOL_SOCKET, libc::SO_TYPE)

@@ -20,9 +20,9 @@ use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, SocketAddrUnix, SocketFlags, SocketType,
 };
+use std::collections::BTreeSet;
 use std::ffi::c_int;
 use std::mem::MaybeUninit;
-use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -322,12 +322,12 @@ pub fn after_fork_in_child() {
 /// The program wants one of our numbers for itself: ours moves.
 pub fn make_way(_: &Guard, fd: c_int) {
     for ours in [&CONNECTION, &ENDS] {
-        if ours.load(Ordering::Relaxed) == fd {
-            if let Ok(moved) = rustix::io::fcntl_dupfd_cloexec(borrow(fd), 0) {
-                descriptors::forget_hidden(fd);
-                ours.store(descriptors::hide(moved.into_raw_fd()), Ordering::Relaxed);
-                return;
-            }
+        if ours.load(Ordering::Relaxed) == fd
+            && let Ok(moved) = rustix::io::fcntl_dupfd_cloexec(borrow(fd), 0)
+        {
+            descriptors::forget_hidden(fd);
+            ours.store(descriptors::hide(moved.into_raw_fd()), Ordering::Relaxed);
+            return;
         }
     }
     // A thread's notice: it makes another.

@@ -70,7 +70,7 @@ unsafe fn urgent(slot: &Slot, msg: &mut msghdr, flags: c_int) -> Option<Raw> {
         _ => slot.urgent.load(Ordering::Acquire),
     };
     // SAFETY: the message says where its pieces are.
-    let pieces = unsafe { std::slice::from_raw_parts(msg.msg_iov, msg.msg_iovlen as usize) };
+    let pieces = unsafe { std::slice::from_raw_parts(msg.msg_iov, msg.msg_iovlen) };
     let piece = pieces.iter().find(|piece| piece.iov_len > 0).filter(|_| word != 0)?;
     msg.msg_flags = libc::MSG_OOB;
     match sys::copy_out(piece.iov_base, &[word as u8]) {
@@ -125,7 +125,7 @@ fn receive_timeout_ns(fd: c_int) -> u64 {
 unsafe fn residue(inode: u64, msg: &mut msghdr, flags: c_int) -> Option<Raw> {
     let id: SlotId = find(inode)?;
     // SAFETY: the message says where its pieces are.
-    let pieces = unsafe { std::slice::from_raw_parts(msg.msg_iov, msg.msg_iovlen as usize) };
+    let pieces = unsafe { std::slice::from_raw_parts(msg.msg_iov, msg.msg_iovlen) };
     let room = pieces.iter().map(|piece| piece.iov_len).sum::<usize>().min(PIECE_BYTES);
     let mut bytes = vec![0; room];
     let got = {

@@ -165,7 +165,9 @@ impl Flow {
 
     /// A connecting drain takes nothing, and is no error.
     fn is_drain_connected(&mut self) -> bool {
-        self.connected |= !crate::checks::is_connecting(self.drain.as_fd().as_raw_fd());
+        if !self.connected {
+            self.connected = !crate::checks::is_connecting(self.drain.as_fd().as_raw_fd());
+        }
         self.connected
     }
 

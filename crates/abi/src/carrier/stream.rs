@@ -7,6 +7,7 @@
 
 use super::port::Port;
 use crate::domain::{Slot, URGENT};
+use crate::personality::Personality;
 use rustix::net::{RecvFlags, SendFlags};
 use sosplice::mover::Ends;
 use sosplice::sys::{self, Kind, LowWater, Pipe, Put, Take};
@@ -71,7 +72,8 @@ impl StreamEnds<'_> {
             return false;
         }
         if rustix::net::sockopt::socket_oobinline(self.source).unwrap_or(false) {
-            return true;
+            // FreeBSD has no code for it: a byte like any other.
+            return Personality::current() == Personality::OpenBsd;
         }
         let mut byte = [0];
         let flags = RecvFlags::OOB | RecvFlags::DONTWAIT;
