@@ -81,6 +81,16 @@ pub trait Ends {
     /// # Errors
     /// Where the source knows no such mark; it is then not asked again.
     fn low_water(&mut self, bytes: Option<u32>) -> io::Result<()>;
+
+    /// At most so many bytes are taken next; with zero the mover waits for the drain
+    /// first. For a driver that must not hold what the drain does not take: its bytes stay
+    /// on the source.
+    ///
+    /// # Errors
+    /// The drain's error; it ends the splice.
+    fn room(&mut self) -> io::Result<usize> {
+        Ok(usize::MAX)
+    }
 }
 
 /// What a mover waits for when a step has returned without an end.
@@ -221,7 +231,12 @@ impl Mover {
             if total >= stop_at {
                 return Then::Wait(Need::Turn);
             }
-            let len = self.allowance.min(stop_at - total);
+            let room = match ends.room() {
+                Ok(0) => return Then::Wait(Need::Drain),
+                Ok(room) => room as u64,
+                Err(error) => return self.end(drain_cause(&error)),
+            };
+            let len = self.allowance.min(stop_at - total).min(room);
             match self.take(ends, store, usize::try_from(len).unwrap_or(usize::MAX)) {
                 Ok(Take::Bytes { count, dry: now_dry }) => {
                     debug_assert!(count as u64 <= self.allowance);

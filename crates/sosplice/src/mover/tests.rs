@@ -54,6 +54,8 @@ struct Script {
     /// Every mark that was asked for, and whether the source knows one.
     marks: Vec<Option<u32>>,
     has_no_mark: bool,
+    /// What the drain says that it takes, before each take; behind its end all.
+    rooms: VecDeque<usize>,
 }
 
 impl Script {
@@ -165,6 +167,10 @@ impl Ends for Script {
         }
         self.marks.push(bytes);
         Ok(())
+    }
+
+    fn room(&mut self) -> io::Result<usize> {
+        Ok(self.rooms.pop_front().unwrap_or(usize::MAX))
     }
 }
 
@@ -282,6 +288,19 @@ fn a_budget_ends_the_step_and_not_the_splice() {
     assert_eq!(step, Step { moved: 4000, then: Then::Wait(Need::Turn) });
     let step = mover.step(&mut script, &mut store, Instant::now(), 4000);
     assert_eq!(step.moved, 4000);
+}
+
+#[test]
+fn no_more_is_taken_than_the_drain_has_room_for() {
+    let mut script = Script::new(&[queued(100)], &[ROOM, ROOM]);
+    script.rooms = VecDeque::from([30, 0, 70]);
+    let mut mover = mover(Limits::default());
+    // Thirty go; then the drain is waited for, and the rest is still on the source.
+    let first = step(&mut mover, &mut script);
+    assert_eq!(first, Step { moved: 30, then: Then::Wait(Need::Drain) });
+    assert_eq!((script.taken, mover.held()), (30, 0));
+    assert_eq!(step(&mut mover, &mut script).moved, 70);
+    assert_eq!(script.given, bytes(0..100));
 }
 
 #[test]

@@ -13,8 +13,11 @@ mod udp;
 
 pub use pipe::Pipe;
 pub(crate) use signal::{HoldSigpipe, block_all};
-pub use socket::{Kind, Put, Take, drain, fill, is_listening, is_over, kind, recv, send};
-pub use sockopt::{LowWater, reset_on_close, shutdown_write, unacknowledged};
+pub use socket::{
+    Kind, Put, Take, drain, drain_until_signal, fill, fill_queued, is_listening, is_over, kind,
+    recv, send,
+};
+pub use sockopt::{LowWater, reset_on_close, room, shutdown_write, unacknowledged};
 pub use udp::{
     Received, has_segments, next_len, receive, send_buffer, send_groups, set_gro,
     set_receive_buffer, tell_address, tell_drops,

@@ -212,6 +212,41 @@ pub fn drain<Fd: AsFd>(fd: Fd, pipe: &mut Pipe, len: usize) -> io::Result<Put> {
     }
 }
 
+/// As [`fill`], for a source without O_NONBLOCK, where splice(2) sleeps if nothing is
+/// queued: asks first (FIONREAD). Nobody else may read the source meanwhile.
+///
+/// # Errors
+/// The source's pending error.
+pub fn fill_queued<Fd: AsFd>(fd: Fd, pipe: &mut Pipe, len: usize) -> io::Result<Take> {
+    if rustix::io::ioctl_fionread(&fd)? > 0 {
+        match splice_once(&fd, &pipe.write, len) {
+            Ok(count @ 1..) => return Ok(Take::Bytes { count, dry: false }),
+            // On a blocking socket zero also stands for an urgent mark.
+            Ok(0) | Err(Errno::AGAIN | Errno::INVAL | Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    match peek(&fd) {
+        Ok(0) => Ok(Take::Eof),
+        Ok(_) => Ok(Take::Stuck),
+        Err(Errno::AGAIN) => Ok(Take::Empty),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// As [`drain`], for a drain without O_NONBLOCK, where splice(2) may sleep for room: a
+/// signal ends that, and then the drain is full.
+///
+/// # Errors
+/// As [`drain`].
+pub fn drain_until_signal<Fd: AsFd>(fd: Fd, pipe: &mut Pipe, len: usize) -> io::Result<Put> {
+    match splice_once(&pipe.read, &fd, len) {
+        Err(Errno::INVAL) => Ok(Put::Refused),
+        Err(Errno::INTR) => Ok(Put::Full),
+        result => put(result),
+    }
+}
+
 fn put(result: rustix::io::Result<usize>) -> io::Result<Put> {
     match result {
         Ok(0) => Err(Errno::PIPE.into()),
@@ -225,9 +260,12 @@ fn put(result: rustix::io::Result<usize>) -> io::Result<Put> {
 const SPLICE_BYTES_MAX: usize = 1 << 30;
 
 fn splice<In: AsFd, Out: AsFd>(from: In, to: Out, len: usize) -> rustix::io::Result<usize> {
-    let len = len.min(SPLICE_BYTES_MAX);
+    retry_on_intr(|| splice_once(&from, &to, len))
+}
+
+fn splice_once<In: AsFd, Out: AsFd>(from: In, to: Out, len: usize) -> rustix::io::Result<usize> {
     let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
-    retry_on_intr(|| rustix::pipe::splice(&from, None, &to, None, len, flags))
+    rustix::pipe::splice(&from, None, &to, None, len.min(SPLICE_BYTES_MAX), flags)
 }
 
 /// Looks at the next byte without taking it.

@@ -121,3 +121,35 @@ pub fn unacknowledged<Fd: AsFd>(fd: Fd) -> Result<usize> {
     };
     if done == 0 { Ok(usize::try_from(bytes).unwrap_or(0)) } else { Err(last()) }
 }
+
+/// Room in a TCP socket's send buffer, in bytes (SO_MEMINFO), or zero where the kernel would
+/// not call it writable (net/core/stream.c, `sk_stream_is_writeable`). An eighth is kept
+/// back for what the kernel adds to each packet.
+///
+/// # Errors
+/// What getsockopt(2) says.
+#[allow(unsafe_code, reason = "rustix has no name for SO_MEMINFO")]
+pub fn room<Fd: AsFd>(fd: Fd) -> Result<usize> {
+    const SO_MEMINFO: libc::c_int = 55;
+    // include/uapi/linux/sock_diag.h
+    const SNDBUF: usize = 3;
+    const WMEM_QUEUED: usize = 5;
+    let mut info = [0u32; 9];
+    let mut len = size_of_val(&info) as libc::socklen_t;
+    // SAFETY: info and len are live for the call, and len is the size of info.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_getsockopt,
+            fd.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_MEMINFO,
+            info.as_mut_ptr(),
+            &raw mut len,
+        )
+    };
+    if done != 0 {
+        return Err(last());
+    }
+    let free = info[SNDBUF].saturating_sub(info[WMEM_QUEUED]);
+    Ok(if free < info[WMEM_QUEUED] / 2 { 0 } else { (free - free / 8) as usize })
+}

@@ -1,0 +1,175 @@
+//! The processes that talk to the carrier, and what they ask.
+
+use super::Carrier;
+use super::sockets::Setup;
+use crate::domain::{DOMAIN, SlotId};
+use crate::wire::{MESSAGE_BYTES, PIECE_BYTES, Reply, Request};
+use rustix::fd::OwnedFd;
+use rustix::io::{Errno, IoSlice, IoSliceMut};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendFlags,
+};
+use std::mem::MaybeUninit;
+use std::sync::atomic::Ordering;
+
+/// A process, as long as its connection stands.
+pub struct Member {
+    pub connection: OwnedFd,
+    /// Where it wants to be told of ends.
+    pub ends: Option<OwnedFd>,
+}
+
+type Heard = ([u8; MESSAGE_BYTES], Vec<OwnedFd>);
+
+fn receive(connection: &OwnedFd) -> Result<Option<Heard>, Errno> {
+    let mut message = [0; MESSAGE_BYTES];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+    let mut pieces = [IoSliceMut::new(&mut message)];
+    let got = match rustix::net::recvmsg(connection, &mut pieces, &mut control, flags) {
+        Err(Errno::AGAIN | Errno::INTR) => return Ok(None),
+        got => got?,
+    };
+    let mut fds = Vec::new();
+    for part in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = part {
+            fds.extend(rights);
+        }
+    }
+    if got.bytes < MESSAGE_BYTES { Err(Errno::PIPE) } else { Ok(Some((message, fds))) }
+}
+
+impl Carrier {
+    /// A member has said something, or is gone.
+    pub fn hear(&mut self, place: usize) {
+        let Some(Some(member)) = self.members.get(place) else { return };
+        match receive(&member.connection) {
+            Ok(None) => {}
+            Ok(Some((message, fds))) => {
+                let (reply, bytes) = match Request::decode(&message) {
+                    Some((request, pid)) => self.answer(place, request, pid, fds),
+                    None => (Reply::refused(libc::EPROTO), Vec::new()),
+                };
+                if let Some(Some(member)) = self.members.get(place) {
+                    let reply = reply.encode();
+                    let pieces = [IoSlice::new(&reply), IoSlice::new(&bytes)];
+                    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+                    let mut none = SendAncillaryBuffer::default();
+                    // One that does not listen is gone, and is seen to be.
+                    let _ = rustix::net::sendmsg(&member.connection, &pieces, &mut none, flags);
+                }
+            }
+            Err(_) => self.part_with(place),
+        }
+    }
+
+    /// The process is gone, or another program.
+    fn part_with(&mut self, place: usize) {
+        self.members[place] = None;
+        let member = place as u16;
+        let ids: Vec<SlotId> = self
+            .sockets
+            .iter()
+            .filter(|(_, socket)| socket.holders.contains(&member))
+            .map(|(id, _)| *id)
+            .collect();
+        self.release(place, &ids, 0);
+        // Whoever went may have been the one that held these.
+        if self.tick.is_some() {
+            self.look_after_held();
+        }
+    }
+
+    fn answer(
+        &mut self,
+        place: usize,
+        request: Request,
+        pid: u32,
+        fds: Vec<OwnedFd>,
+    ) -> (Reply, Vec<u8>) {
+        let mut bytes = Vec::new();
+        let mut fds = fds.into_iter();
+        let done = match request {
+            Request::Hello => {
+                if let Some(Some(member)) = self.members.get_mut(place) {
+                    member.ends = fds.next();
+                }
+                Ok(Reply::default())
+            }
+            Request::Setup { max, idle } => match (fds.next(), fds.next()) {
+                (Some(source), Some(drain)) => {
+                    let setup = Setup { source, drain, max, idle };
+                    self.set_up(place, setup).map(|(source, drain)| Reply {
+                        source: source.0,
+                        drain: drain.0,
+                        setups: DOMAIN.setups.load(Ordering::Relaxed),
+                        ..Reply::default()
+                    })
+                }
+                _ => Err(libc::EBADF),
+            },
+            Request::Unsplice(id) => self.take_back(id).map(|()| Reply::default()),
+            Request::Count(id) => Ok(Reply { value: self.count(id), ..Reply::default() }),
+            Request::Hold(id) => {
+                self.hold(place, id);
+                Ok(Reply::default())
+            }
+            Request::Forget(id) => {
+                self.release(place, &[id], pid);
+                Ok(Reply::default())
+            }
+            Request::Residue { slot, len, peek } => {
+                bytes = self.residue(slot, len as usize, peek);
+                Ok(Reply::default())
+            }
+            Request::Shutdown { slot, read, write } => {
+                self.shut_down(slot, read, write);
+                Ok(Reply::default())
+            }
+            Request::Fork => {
+                if let (Some(connection), ends) = (fds.next(), fds.next()) {
+                    self.bear(place, connection, ends);
+                }
+                Ok(Reply::default())
+            }
+        };
+        (done.unwrap_or_else(Reply::refused), bytes)
+    }
+
+    /// A child has what its parent has.
+    fn bear(&mut self, parent: usize, connection: OwnedFd, ends: Option<OwnedFd>) {
+        let child = self.welcome(connection);
+        let Some(Some(member)) = self.members.get_mut(child) else { return };
+        member.ends = ends;
+        for socket in self.sockets.values_mut() {
+            if socket.holders.contains(&(parent as u16)) {
+                socket.holders.push(child as u16);
+            }
+        }
+    }
+
+    fn residue(&mut self, id: SlotId, len: usize, peek: bool) -> Vec<u8> {
+        let Some(socket) = self.sockets.get_mut(&id) else { return Vec::new() };
+        let len = len.min(PIECE_BYTES).min(socket.residue.len());
+        let bytes = socket.residue[..len].to_vec();
+        if !peek {
+            socket.residue.drain(..len);
+            id.slot().residue.store(socket.residue.len() as u32, Ordering::Release);
+        }
+        bytes
+    }
+
+    /// Wakes the processes that hold a socket whose splice has ended.
+    pub fn tell_end(&self, id: SlotId) {
+        let Some(socket) = self.sockets.get(&id) else { return };
+        for holder in &socket.holders {
+            if let Some(Some(Member { ends: Some(ends), .. })) =
+                self.members.get(usize::from(*holder))
+            {
+                // An eventfd that is full has told already.
+                let _ = rustix::io::write(ends, &1u64.to_ne_bytes());
+            }
+        }
+    }
+}

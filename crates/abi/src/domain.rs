@@ -1,0 +1,270 @@
+//! The memory that a process, its forked relatives and their carrier share: what each call
+//! must know of a socket's splice without asking.
+//!
+//! It is mapped over its own place in the library's data when the library is loaded, so a
+//! fork hands it on, and a call that asks whether any splice exists reads one word at a
+//! fixed address. The carrier writes the records; the others read them, and take a
+//! pending error (one exchange), so a process that dies at any instruction leaves them
+//! whole.
+
+use crate::sys::{self, enter};
+use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
+
+/// Sockets that may take part in splices at a time, in one domain.
+pub const SLOTS: usize = 1 << 16;
+const INDEX: usize = SLOTS * 2;
+/// Processes whose descriptors are searched when nobody known holds a socket.
+const RELATIVES: usize = 1024;
+
+/// A place in the index that was used: a search goes on behind it.
+const TOMBSTONE: u32 = u32::MAX;
+
+/// Memory that is only pages of zeroes at first.
+#[repr(C, align(65536))]
+pub struct Domain {
+    /// Not zero when calls must look closer: a splice has been set up, or this process or a
+    /// relative has threads.
+    pub loud: AtomicU32,
+    /// Not zero once the option was used.
+    pub active: AtomicU32,
+    /// Splices set up so far, by anybody.
+    pub setups: AtomicU32,
+    /// The process that is making the carrier; zero when nobody is.
+    pub making: AtomicU32,
+    /// Where the carrier listens (an abstract name made of this number); zero for nowhere.
+    pub address: AtomicU64,
+    /// Process ids.
+    relatives: [AtomicU32; RELATIVES],
+    index: [AtomicU32; INDEX],
+    slots: [Slot; SLOTS],
+}
+
+/// What a socket's splice is doing.
+#[repr(C)]
+pub struct Slot {
+    /// The socket; zero for a free record.
+    pub inode: AtomicU64,
+    /// Changes with every end and beginning; sleepers wait on it.
+    pub turn: AtomicU32,
+    /// Splices that run from this socket: zero or one.
+    pub source: AtomicU32,
+    /// Splices that run to this socket: zero or one.
+    pub drain: AtomicU32,
+    /// An errno to be told once, behind the buffered data.
+    error: AtomicI32,
+    /// Bytes taken from this socket and not given to the drain.
+    pub residue: AtomicU32,
+    /// Why the last splice from this socket ended, as an errno; zero for its end of file or
+    /// its owner's wish. It stays after the error was told.
+    pub cause: AtomicI32,
+    /// Bytes that the last ended splice moved.
+    pub count: AtomicU64,
+    /// SO_RCVLOWAT as the program set it; while a splice runs the kernel has another.
+    pub low_water: AtomicI32,
+    /// The urgent byte that the stream was freed of, above [`URGENT`]; zero for none.
+    pub urgent: AtomicU32,
+}
+
+/// Marks an urgent byte as there.
+pub const URGENT: u32 = 1 << 8;
+
+/// A record's number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SlotId(pub u32);
+
+pub static DOMAIN: Domain = Domain {
+    loud: AtomicU32::new(0),
+    active: AtomicU32::new(0),
+    setups: AtomicU32::new(0),
+    making: AtomicU32::new(0),
+    address: AtomicU64::new(0),
+    relatives: [const { AtomicU32::new(0) }; RELATIVES],
+    index: [const { AtomicU32::new(0) }; INDEX],
+    slots: [const { Slot::free() }; SLOTS],
+};
+
+/// No splice and no thread: the call is the kernel's business alone.
+#[inline(always)]
+pub fn quiet() -> bool {
+    DOMAIN.loud.load(Ordering::Relaxed) == 0
+}
+
+/// Some splice exists, or did.
+#[inline]
+pub fn active() -> bool {
+    DOMAIN.active.load(Ordering::Relaxed) != 0
+}
+
+/// Puts shared pages in the place of the private ones. Called once, before any use.
+pub fn share() {
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_FIXED | libc::MAP_NORESERVE;
+    // SAFETY: the pages are exactly DOMAIN's (its alignment is the largest page size, its
+    // size a multiple of it); they hold zeroes and so do the new ones. If the kernel
+    // refuses, the private pages stay, and relatives are on their own.
+    unsafe {
+        enter!(SYS_mmap, &raw const DOMAIN, size_of::<Domain>(), protection, flags, -1isize, 0);
+    }
+    join();
+}
+
+/// Writes this process down as a relative.
+pub fn join() {
+    let pid = sys::pid();
+    let free = |place: &&AtomicU32| {
+        let seen = place.load(Ordering::Relaxed);
+        seen == pid || (seen == 0 && take(place, 0, pid))
+    };
+    // One that is gone leaves its place, which is asked only when no other is left.
+    let left = |place: &&AtomicU32| {
+        let seen = place.load(Ordering::Relaxed);
+        !is_alive(seen) && take(place, seen, pid)
+    };
+    let _ = DOMAIN.relatives.iter().find(free).or_else(|| DOMAIN.relatives.iter().find(left));
+}
+
+fn take(place: &AtomicU32, seen: u32, pid: u32) -> bool {
+    place.compare_exchange(seen, pid, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+}
+
+pub fn is_alive(pid: u32) -> bool {
+    // SAFETY: signal zero only asks.
+    unsafe { enter!(SYS_kill, pid, 0) != -(libc::ESRCH as isize) }
+}
+
+/// The processes that have written themselves down.
+pub fn relatives() -> impl Iterator<Item = u32> {
+    DOMAIN.relatives.iter().map(|place| place.load(Ordering::Relaxed)).filter(|pid| *pid != 0)
+}
+
+impl Slot {
+    const fn free() -> Self {
+        Self {
+            inode: AtomicU64::new(0),
+            turn: AtomicU32::new(0),
+            source: AtomicU32::new(0),
+            drain: AtomicU32::new(0),
+            error: AtomicI32::new(0),
+            residue: AtomicU32::new(0),
+            cause: AtomicI32::new(0),
+            count: AtomicU64::new(0),
+            low_water: AtomicI32::new(1),
+            urgent: AtomicU32::new(0),
+        }
+    }
+
+    /// Takes part in a splice, or has something to tell of one.
+    pub fn matters(&self) -> bool {
+        self.is_source()
+            || self.drain.load(Ordering::Acquire) != 0
+            || self.owes()
+            || self.urgent.load(Ordering::Acquire) != 0
+    }
+
+    pub fn is_source(&self) -> bool {
+        self.source.load(Ordering::Acquire) != 0
+    }
+
+    pub fn is_drain(&self) -> bool {
+        self.drain.load(Ordering::Acquire) != 0
+    }
+
+    /// Has an error or bytes that the kernel knows nothing of.
+    pub fn owes(&self) -> bool {
+        self.error() != 0 || self.residue.load(Ordering::Acquire) != 0
+    }
+
+    /// The pending error, left where it is.
+    pub fn error(&self) -> i32 {
+        self.error.load(Ordering::Acquire)
+    }
+
+    /// The pending error, told once.
+    pub fn take_error(&self) -> i32 {
+        if self.error() == 0 { 0 } else { self.error.swap(0, Ordering::AcqRel) }
+    }
+
+    pub fn set_error(&self, errno: i32) {
+        self.error.store(errno, Ordering::Release);
+    }
+
+    /// Tells sleepers that the record has changed.
+    pub fn announce(&self) {
+        self.turn.fetch_add(1, Ordering::AcqRel);
+        sys::futex_wake(&self.turn, i32::MAX);
+    }
+
+    fn clear(&self, inode: u64) {
+        self.source.store(0, Ordering::Relaxed);
+        self.drain.store(0, Ordering::Relaxed);
+        self.error.store(0, Ordering::Relaxed);
+        self.residue.store(0, Ordering::Relaxed);
+        self.cause.store(0, Ordering::Relaxed);
+        self.count.store(0, Ordering::Relaxed);
+        self.low_water.store(1, Ordering::Relaxed);
+        self.urgent.store(0, Ordering::Relaxed);
+        self.inode.store(inode, Ordering::Release);
+    }
+}
+
+impl SlotId {
+    pub fn slot(self) -> &'static Slot {
+        &DOMAIN.slots[self.0 as usize % SLOTS]
+    }
+}
+
+fn places(inode: u64) -> impl Iterator<Item = &'static AtomicU32> {
+    let hash = (inode.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40) as usize;
+    (0..INDEX).map(move |step| &DOMAIN.index[(hash + step) % INDEX])
+}
+
+/// The record of a socket.
+pub fn find(inode: u64) -> Option<SlotId> {
+    for place in places(inode) {
+        match place.load(Ordering::Acquire) {
+            0 => return None,
+            TOMBSTONE => {}
+            number => {
+                let id = SlotId(number - 1);
+                if id.slot().inode.load(Ordering::Acquire) == inode {
+                    return Some(id);
+                }
+            }
+        }
+    }
+    None
+}
+
+/// Enters a socket into the index under a free record. Only the carrier does.
+pub fn enter_socket(inode: u64, id: SlotId) {
+    id.slot().clear(inode);
+    if let Some(place) =
+        places(inode).find(|place| matches!(place.load(Ordering::Relaxed), 0 | TOMBSTONE))
+    {
+        place.store(id.0 + 1, Ordering::Release);
+    }
+}
+
+/// Frees a socket's record. Only the carrier does.
+pub fn remove_socket(inode: u64, id: SlotId) {
+    if let Some(place) = places(inode).find(|place| place.load(Ordering::Relaxed) == id.0 + 1) {
+        place.store(TOMBSTONE, Ordering::Release);
+    }
+    id.slot().clear(0);
+    id.slot().announce();
+}
+
+/// Empties all records, for a carrier that begins. What an earlier one left is void.
+pub fn reset() {
+    for place in &DOMAIN.index {
+        if place.load(Ordering::Relaxed) != 0 {
+            place.store(0, Ordering::Relaxed);
+        }
+    }
+    for slot in &DOMAIN.slots {
+        if slot.inode.load(Ordering::Relaxed) != 0 {
+            slot.clear(0);
+            slot.announce();
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! The reading calls. One on a socket that matters becomes a recvmsg of the same room.
+
+use super::{hot, interposed, next};
+use crate::descriptors;
+use crate::domain;
+use crate::source;
+use crate::sys::{Raw, enter, ret};
+use libc::{
+    c_int, c_uint, c_void, iovec, mmsghdr, msghdr, size_t, sockaddr, socklen_t, ssize_t, timespec,
+};
+
+fn message(iov: *mut iovec, count: usize) -> msghdr {
+    // SAFETY: zeroes are a valid message without address, room and control data.
+    let mut message: msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = iov;
+    message.msg_iovlen = count as _;
+    message
+}
+
+/// None where the kernel alone decides.
+unsafe fn into_buffer(fd: c_int, buf: *mut c_void, len: size_t, flags: c_int) -> Option<Raw> {
+    let slot = descriptors::of(fd)?;
+    let mut iov = iovec { iov_base: buf, iov_len: len };
+    // SAFETY: the program's own buffer.
+    unsafe { source::receive(fd, slot, &mut message(&raw mut iov, 1), flags) }
+}
+
+unsafe extern "C" fn read_loud(fd: c_int, buf: *mut c_void, len: size_t) -> ssize_t {
+    // SAFETY: the caller's.
+    unsafe {
+        match into_buffer(fd, buf, len, 0) {
+            Some(result) => ret(result),
+            None => next::read(fd, buf, len),
+        }
+    }
+}
+
+unsafe extern "C" fn readv_loud(fd: c_int, iov: *const iovec, count: c_int) -> ssize_t {
+    // SAFETY: the caller's.
+    unsafe {
+        let taken = descriptors::of(fd).filter(|_| count >= 0).and_then(|slot| {
+            source::receive(fd, slot, &mut message(iov.cast_mut(), count as usize), 0)
+        });
+        match taken {
+            Some(result) => ret(result),
+            None => next::readv(fd, iov, count),
+        }
+    }
+}
+
+unsafe extern "C" fn recv_loud(fd: c_int, buf: *mut c_void, len: size_t, flags: c_int) -> ssize_t {
+    // SAFETY: the caller's.
+    unsafe {
+        match into_buffer(fd, buf, len, flags) {
+            Some(result) => ret(result),
+            None => next::recv(fd, buf, len, flags),
+        }
+    }
+}
+
+unsafe extern "C" fn recvfrom_loud(
+    fd: c_int,
+    buf: *mut c_void,
+    len: size_t,
+    flags: c_int,
+    addr: *mut sockaddr,
+    addr_len: *mut socklen_t,
+) -> ssize_t {
+    // SAFETY: the caller's.
+    unsafe {
+        let Some(slot) = descriptors::of(fd) else {
+            return next::recvfrom(fd, buf, len, flags, addr, addr_len);
+        };
+        let mut iov = iovec { iov_base: buf, iov_len: len };
+        let mut message = message(&raw mut iov, 1);
+        if !addr.is_null() && !addr_len.is_null() {
+            message.msg_name = addr.cast();
+            message.msg_namelen = *addr_len;
+        }
+        match source::receive(fd, slot, &mut message, flags) {
+            Some(result) => {
+                if result >= 0 && !message.msg_name.is_null() {
+                    *addr_len = message.msg_namelen;
+                }
+                ret(result)
+            }
+            None => next::recvfrom(fd, buf, len, flags, addr, addr_len),
+        }
+    }
+}
+
+unsafe extern "C" fn recvmsg_loud(fd: c_int, msg: *mut msghdr, flags: c_int) -> ssize_t {
+    // SAFETY: the caller's.
+    unsafe {
+        let taken = descriptors::of(fd)
+            .filter(|_| !msg.is_null())
+            .and_then(|slot| source::receive(fd, slot, &mut *msg, flags));
+        match taken {
+            Some(result) => ret(result),
+            None => {
+                let count = next::recvmsg(fd, msg, flags);
+                if count >= 0 && domain::active() && (*msg).msg_controllen > 0 {
+                    learn_passed(&*msg);
+                }
+                count
+            }
+        }
+    }
+}
+
+/// Descriptors that another process has passed may be of spliced sockets.
+unsafe fn learn_passed(msg: &msghdr) {
+    // SAFETY: the kernel has just written the control data.
+    unsafe {
+        let mut part = libc::CMSG_FIRSTHDR(msg);
+        while let Some(header) = part.as_ref() {
+            if header.cmsg_level == libc::SOL_SOCKET && header.cmsg_type == libc::SCM_RIGHTS {
+                let data = libc::CMSG_DATA(part).cast::<c_int>();
+                let bytes = header.cmsg_len - libc::CMSG_LEN(0) as usize;
+                for place in 0..bytes / size_of::<c_int>() {
+                    descriptors::arrived(data.add(place).read_unaligned());
+                }
+            }
+            part = libc::CMSG_NXTHDR(msg, part);
+        }
+    }
+}
+
+/// From a socket that matters one message at a time.
+unsafe fn recvmmsg_loud(
+    fd: c_int,
+    msgs: *mut mmsghdr,
+    count: c_uint,
+    flags: c_int,
+    timeout: *mut timespec,
+) -> c_int {
+    // SAFETY: the caller's.
+    unsafe {
+        let taken = descriptors::of(fd)
+            .filter(|_| count > 0 && !msgs.is_null())
+            .and_then(|slot| source::receive(fd, slot, &mut (*msgs).msg_hdr, flags));
+        match taken {
+            Some(length) if length >= 0 => {
+                (*msgs).msg_len = length as c_uint;
+                1
+            }
+            Some(failed) => ret(failed) as c_int,
+            None => next::recvmmsg(fd, msgs, count, flags, timeout),
+        }
+    }
+}
+
+/// The fortified names end the program when the room is smaller than asked.
+fn check_room(len: size_t, room: size_t) {
+    if len > room {
+        let chk_fail = next::find("__chk_fail\0");
+        if !chk_fail.is_null() {
+            // SAFETY: libc's, without arguments; it does not return.
+            unsafe { std::mem::transmute::<*mut c_void, extern "C" fn() -> !>(chk_fail)() };
+        }
+        // SAFETY: does not return.
+        unsafe { libc::abort() };
+    }
+}
+
+hot! {
+    fn read(fd: c_int, buf: *mut c_void, len: size_t) -> ssize_t {
+        number SYS_read; prepare []; quiet ret(enter!(SYS_read, fd, buf, len)); loud read_loud
+    }
+    fn readv(fd: c_int, iov: *const iovec, count: c_int) -> ssize_t {
+        number SYS_readv; prepare []; quiet ret(enter!(SYS_readv, fd, iov, count));
+        loud readv_loud
+    }
+    fn recv(fd: c_int, buf: *mut c_void, len: size_t, flags: c_int) -> ssize_t {
+        number SYS_recvfrom; prepare ["mov r10, rcx", "xor r8d, r8d", "xor r9d, r9d"];
+        quiet ret(enter!(SYS_recvfrom, fd, buf, len, flags, 0, 0)); loud recv_loud
+    }
+    fn recvfrom(
+        fd: c_int,
+        buf: *mut c_void,
+        len: size_t,
+        flags: c_int,
+        addr: *mut sockaddr,
+        addr_len: *mut socklen_t,
+    ) -> ssize_t {
+        number SYS_recvfrom; prepare ["mov r10, rcx"];
+        quiet ret(enter!(SYS_recvfrom, fd, buf, len, flags, addr, addr_len)); loud recvfrom_loud
+    }
+    fn recvmsg(fd: c_int, msg: *mut msghdr, flags: c_int) -> ssize_t {
+        number SYS_recvmsg; prepare []; quiet ret(enter!(SYS_recvmsg, fd, msg, flags));
+        loud recvmsg_loud
+    }
+}
+
+interposed! {
+    fn recvmmsg(
+        fd: c_int,
+        msgs: *mut mmsghdr,
+        count: c_uint,
+        flags: c_int,
+        timeout: *mut timespec,
+    ) -> c_int {
+        quiet ret(enter!(SYS_recvmmsg, fd, msgs, count, flags, timeout));
+        loud recvmmsg_loud(fd, msgs, count, flags, timeout)
+    }
+    fn __read_chk(fd: c_int, buf: *mut c_void, len: size_t, room: size_t) -> ssize_t {
+        quiet {
+            check_room(len, room);
+            ret(enter!(SYS_read, fd, buf, len))
+        };
+        loud {
+            check_room(len, room);
+            read_loud(fd, buf, len)
+        }
+    }
+    fn __recv_chk(
+        fd: c_int,
+        buf: *mut c_void,
+        len: size_t,
+        room: size_t,
+        flags: c_int,
+    ) -> ssize_t {
+        quiet {
+            check_room(len, room);
+            ret(enter!(SYS_recvfrom, fd, buf, len, flags, 0, 0))
+        };
+        loud {
+            check_room(len, room);
+            recv_loud(fd, buf, len, flags)
+        }
+    }
+    fn __recvfrom_chk(
+        fd: c_int,
+        buf: *mut c_void,
+        len: size_t,
+        room: size_t,
+        flags: c_int,
+        addr: *mut sockaddr,
+        addr_len: *mut socklen_t,
+    ) -> ssize_t {
+        quiet {
+            check_room(len, room);
+            ret(enter!(SYS_recvfrom, fd, buf, len, flags, addr, addr_len))
+        };
+        loud {
+            check_room(len, room);
+            recvfrom_loud(fd, buf, len, flags, addr, addr_len)
+        }
+    }
+}

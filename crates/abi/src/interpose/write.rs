@@ -1,0 +1,89 @@
+//! The writing calls: on a socket that has an error to tell, they tell it, once. Otherwise a
+//! splice changes nothing for a writer.
+
+use super::{hot, interposed, next};
+use crate::descriptors;
+use crate::sys::{enter, fail, ret};
+use libc::{c_int, c_uint, c_void, iovec, mmsghdr, msghdr, size_t, sockaddr, socklen_t, ssize_t};
+
+/// The pending error, taken; None if there is none.
+fn owed(fd: c_int) -> Option<isize> {
+    let slot = descriptors::of(fd)?;
+    match slot.take_error() {
+        0 => None,
+        errno => Some(fail(errno)),
+    }
+}
+
+unsafe extern "C" fn write_loud(fd: c_int, buf: *const c_void, len: size_t) -> ssize_t {
+    // SAFETY: the caller's.
+    owed(fd).unwrap_or_else(|| unsafe { next::write(fd, buf, len) })
+}
+
+unsafe extern "C" fn writev_loud(fd: c_int, iov: *const iovec, count: c_int) -> ssize_t {
+    // SAFETY: the caller's.
+    owed(fd).unwrap_or_else(|| unsafe { next::writev(fd, iov, count) })
+}
+
+unsafe extern "C" fn send_loud(
+    fd: c_int,
+    buf: *const c_void,
+    len: size_t,
+    flags: c_int,
+) -> ssize_t {
+    // SAFETY: the caller's.
+    owed(fd).unwrap_or_else(|| unsafe { next::send(fd, buf, len, flags) })
+}
+
+unsafe extern "C" fn sendto_loud(
+    fd: c_int,
+    buf: *const c_void,
+    len: size_t,
+    flags: c_int,
+    addr: *const sockaddr,
+    addr_len: socklen_t,
+) -> ssize_t {
+    // SAFETY: the caller's.
+    owed(fd).unwrap_or_else(|| unsafe { next::sendto(fd, buf, len, flags, addr, addr_len) })
+}
+
+unsafe extern "C" fn sendmsg_loud(fd: c_int, msg: *const msghdr, flags: c_int) -> ssize_t {
+    // SAFETY: the caller's.
+    owed(fd).unwrap_or_else(|| unsafe { next::sendmsg(fd, msg, flags) })
+}
+
+hot! {
+    fn write(fd: c_int, buf: *const c_void, len: size_t) -> ssize_t {
+        number SYS_write; prepare []; quiet ret(enter!(SYS_write, fd, buf, len)); loud write_loud
+    }
+    fn writev(fd: c_int, iov: *const iovec, count: c_int) -> ssize_t {
+        number SYS_writev; prepare []; quiet ret(enter!(SYS_writev, fd, iov, count));
+        loud writev_loud
+    }
+    fn send(fd: c_int, buf: *const c_void, len: size_t, flags: c_int) -> ssize_t {
+        number SYS_sendto; prepare ["mov r10, rcx", "xor r8d, r8d", "xor r9d, r9d"];
+        quiet ret(enter!(SYS_sendto, fd, buf, len, flags, 0, 0)); loud send_loud
+    }
+    fn sendto(
+        fd: c_int,
+        buf: *const c_void,
+        len: size_t,
+        flags: c_int,
+        addr: *const sockaddr,
+        addr_len: socklen_t,
+    ) -> ssize_t {
+        number SYS_sendto; prepare ["mov r10, rcx"];
+        quiet ret(enter!(SYS_sendto, fd, buf, len, flags, addr, addr_len)); loud sendto_loud
+    }
+    fn sendmsg(fd: c_int, msg: *const msghdr, flags: c_int) -> ssize_t {
+        number SYS_sendmsg; prepare []; quiet ret(enter!(SYS_sendmsg, fd, msg, flags));
+        loud sendmsg_loud
+    }
+}
+
+interposed! {
+    fn sendmmsg(fd: c_int, msgs: *mut mmsghdr, count: c_uint, flags: c_int) -> c_int {
+        quiet ret(enter!(SYS_sendmmsg, fd, msgs, count, flags));
+        loud owed(fd).map_or_else(|| next::sendmmsg(fd, msgs, count, flags), |e| e as c_int)
+    }
+}

@@ -1,0 +1,166 @@
+//! What a process asks of the carrier, and the answer: four numbers each way, in one packet,
+//! with descriptors or bytes beside them.
+
+use crate::domain::SlotId;
+use std::time::Duration;
+
+/// Largest piece of residue in one answer, in bytes.
+pub const PIECE_BYTES: usize = 64 * 1024;
+
+pub const MESSAGE_BYTES: usize = 32;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// Comes with the eventfd on which ends are told.
+    Hello,
+    /// Comes with source and drain. A `max` of zero is none.
+    Setup {
+        max: u64,
+        idle: Option<Duration>,
+    },
+    Unsplice(SlotId),
+    /// Bytes that the drain has accepted.
+    Count(SlotId),
+    /// This process has a descriptor of the socket.
+    Hold(SlotId),
+    /// It has none any more.
+    Forget(SlotId),
+    /// Bytes taken and not given: at most so many, left there with `peek`.
+    Residue {
+        slot: SlotId,
+        len: u32,
+        peek: bool,
+    },
+    /// The program has shut the socket down: `read` and `write` say which sides.
+    Shutdown {
+        slot: SlotId,
+        read: bool,
+        write: bool,
+    },
+    /// A child is about to be born that has what this process has. Comes with the child's
+    /// connection and eventfd.
+    Fork,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reply {
+    pub errno: i32,
+    pub setups: u32,
+    pub source: u32,
+    pub drain: u32,
+    pub value: u64,
+}
+
+const NO_IDLE: u64 = u64::MAX;
+
+fn pack(words: [u64; 4]) -> [u8; MESSAGE_BYTES] {
+    let mut bytes = [0; MESSAGE_BYTES];
+    for (place, word) in bytes.chunks_exact_mut(8).zip(words) {
+        place.copy_from_slice(&word.to_ne_bytes());
+    }
+    bytes
+}
+
+fn unpack(bytes: &[u8; MESSAGE_BYTES]) -> [u64; 4] {
+    let mut words = [0; 4];
+    for (word, piece) in words.iter_mut().zip(bytes.chunks_exact(8)) {
+        *word = piece.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte));
+    }
+    if cfg!(target_endian = "big") { words.map(u64::swap_bytes) } else { words }
+}
+
+impl Request {
+    /// `pid` is who asks.
+    pub fn encode(self, pid: u32) -> [u8; MESSAGE_BYTES] {
+        let mut words = match self {
+            Self::Hello => [0, 0, 0, 0],
+            Self::Setup { max, idle } => {
+                // Half a million years is no limit either.
+                let nanos =
+                    idle.map_or(NO_IDLE, |idle| u64::try_from(idle.as_nanos()).unwrap_or(NO_IDLE));
+                [1, max, nanos, 0]
+            }
+            Self::Unsplice(slot) => [2, slot.0.into(), 0, 0],
+            Self::Count(slot) => [3, slot.0.into(), 0, 0],
+            Self::Hold(slot) => [4, slot.0.into(), 0, 0],
+            Self::Forget(slot) => [5, slot.0.into(), 0, 0],
+            Self::Residue { slot, len, peek } => [6, slot.0.into(), len.into(), peek.into()],
+            Self::Shutdown { slot, read, write } => [7, slot.0.into(), read.into(), write.into()],
+            Self::Fork => [8, 0, 0, 0],
+        };
+        words[0] |= u64::from(pid) << 32;
+        pack(words)
+    }
+
+    /// None for what no version of this library says.
+    pub fn decode(bytes: &[u8; MESSAGE_BYTES]) -> Option<(Self, u32)> {
+        let [what, a, b, c] = unpack(bytes);
+        let slot = SlotId(a as u32);
+        let request = match what as u32 {
+            0 => Self::Hello,
+            1 => Self::Setup { max: a, idle: (b != NO_IDLE).then(|| Duration::from_nanos(b)) },
+            2 => Self::Unsplice(slot),
+            3 => Self::Count(slot),
+            4 => Self::Hold(slot),
+            5 => Self::Forget(slot),
+            6 => Self::Residue { slot, len: b as u32, peek: c != 0 },
+            7 => Self::Shutdown { slot, read: b != 0, write: c != 0 },
+            8 => Self::Fork,
+            _ => return None,
+        };
+        Some((request, (what >> 32) as u32))
+    }
+}
+
+impl Reply {
+    pub fn refused(errno: i32) -> Self {
+        Self { errno, ..Self::default() }
+    }
+
+    pub fn encode(self) -> [u8; MESSAGE_BYTES] {
+        pack([
+            u64::from(self.errno as u32) << 32 | u64::from(self.setups),
+            u64::from(self.source) << 32 | u64::from(self.drain),
+            self.value,
+            0,
+        ])
+    }
+
+    pub fn decode(bytes: &[u8; MESSAGE_BYTES]) -> Self {
+        let [a, b, value, _] = unpack(bytes);
+        Self {
+            errno: (a >> 32) as i32,
+            setups: a as u32,
+            source: (b >> 32) as u32,
+            drain: b as u32,
+            value,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_is_what_is_heard() {
+        let slot = SlotId(7);
+        let idle = Some(Duration::from_millis(5));
+        for request in [
+            Request::Hello,
+            Request::Setup { max: u64::MAX >> 1, idle },
+            Request::Setup { max: 0, idle: None },
+            Request::Unsplice(slot),
+            Request::Count(slot),
+            Request::Hold(slot),
+            Request::Forget(slot),
+            Request::Residue { slot, len: 12, peek: true },
+            Request::Shutdown { slot, read: true, write: false },
+            Request::Fork,
+        ] {
+            assert_eq!(Request::decode(&request.encode(77)), Some((request, 77)));
+        }
+        let reply = Reply { errno: 16, setups: 3, source: 4, drain: 5, value: 1 << 40 };
+        assert_eq!(Reply::decode(&reply.encode()), reply);
+    }
+}

@@ -1,0 +1,63 @@
+//! What the library costs, in counts: instructions of a program that never uses the option
+//! (valgrind's callgrind). Needs cc and valgrind, and a release build of the library.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+fn has(program: &str) -> bool {
+    let found = Command::new(program).arg("--version").stdout(Stdio::null()).status().is_ok();
+    if !found {
+        assert!(std::env::var_os("SOSPLICE_NO_SKIP").is_none(), "{program} is missing");
+        eprintln!("skipped: no {program}");
+    }
+    found
+}
+
+/// The instructions of a loop of write, poll and read.
+fn instructions(program: &Path, rounds: &str, preload: Option<&Path>) -> u64 {
+    let mut command = Command::new("valgrind");
+    command.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]);
+    command.arg(program).arg(rounds);
+    if let Some(library) = preload {
+        command.env("LD_PRELOAD", library);
+    }
+    let output = command.output().unwrap();
+    assert!(output.status.success());
+    let text = String::from_utf8(output.stderr).unwrap();
+    let line = text.lines().find(|line| line.contains("Collected :")).unwrap();
+    line.rsplit(' ').next().unwrap().parse().unwrap()
+}
+
+fn release_library() -> PathBuf {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
+    let built = Command::new(env!("CARGO"))
+        .args(["build", "--quiet", "--release", "--package", "sosplice-abi", "--manifest-path"])
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"))
+        .arg("--target-dir")
+        .arg(target)
+        .status()
+        .unwrap();
+    assert!(built.success());
+    target.join("release/libsosplice.so")
+}
+
+#[test]
+fn a_program_that_never_uses_the_option_does_not_pay() {
+    if !has("cc") || !has("valgrind") {
+        return;
+    }
+    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("quiet");
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/c/quiet.c");
+    let built = Command::new("cc").args(["-O2", source, "-o"]).arg(&program).status().unwrap();
+    assert!(built.success());
+    let library = release_library();
+    // The difference of two lengths is the loop alone, without the start.
+    let a_loop = |preload| {
+        instructions(&program, "20000", preload) - instructions(&program, "10000", preload)
+    };
+    let (without, with) = (a_loop(None), a_loop(Some(&library)));
+    println!("10,000 rounds: {without} instructions without, {with} with the library");
+    assert!(with * 100 <= without * 101, "{with} instructions, without the library {without}");
+}
