@@ -1,4 +1,4 @@
-//! Both directions between two sockets, as a pure value over two carriers.
+//! Both directions between two sockets, as a pure value over two lanes.
 //!
 //! What it adds to them: the half-close is carried (the end of file of one side
 //! becomes a FIN to the other, behind the last byte, while the other direction runs
@@ -6,8 +6,8 @@
 //! both, so that a download does not end because nothing is uploaded. Datagrams have no
 //! half-close, and a socket that fails is of no use either way.
 
-use crate::carrier::{Carrier, Ends};
 use crate::end::{Cause, End, OsError};
+use crate::lane::{Ends, Lane};
 use crate::mover::{Limits, Need, Step, Then, deadline_after, earlier, is_due};
 use crate::store::Store;
 use std::time::{Duration, Instant};
@@ -60,14 +60,14 @@ pub(crate) enum DuplexThen {
 
 #[derive(Debug)]
 pub(crate) struct Duplex {
-    a_to_b: Carrier,
-    b_to_a: Carrier,
+    a_to_b: Lane,
+    b_to_a: Lane,
     idle: Option<Duration>,
     on_max: OnMax,
 }
 
 impl Duplex {
-    /// Joins two carriers, which `one_way` makes with the limits of a direction: the idle
+    /// Joins two lanes, which `one_way` makes with the limits of a direction: the idle
     /// limit is the pair's.
     ///
     /// # Errors
@@ -75,7 +75,7 @@ impl Duplex {
     pub(crate) fn new<E>(
         limits: Limits,
         on_max: OnMax,
-        mut one_way: impl FnMut(Direction, Limits) -> Result<Carrier, E>,
+        mut one_way: impl FnMut(Direction, Limits) -> Result<Lane, E>,
     ) -> Result<Self, E> {
         let each = Limits { idle: None, ..limits };
         Ok(Self {
@@ -86,13 +86,13 @@ impl Duplex {
         })
     }
 
-    /// See [`Carrier::keeps_messages`]: both directions do, or none.
+    /// See [`Lane::keeps_messages`]: both directions do, or none.
     #[cfg(feature = "tokio")]
     pub(crate) fn keeps_messages(&self) -> bool {
         self.a_to_b.keeps_messages()
     }
 
-    /// See [`Carrier::takes_joined`], for the source of each direction.
+    /// See [`Lane::takes_joined`], for the source of each direction.
     pub(crate) fn takes_joined(&self) -> (bool, bool) {
         (self.a_to_b.takes_joined(), self.b_to_a.takes_joined())
     }
@@ -116,7 +116,7 @@ impl Duplex {
             &mut self.b_to_a,
             self.on_max,
             &mut moved_up,
-            |carrier| carrier.step(a_to_b, store, now, budget),
+            |lane| lane.step(a_to_b, store, now, budget),
             |last| fin(Direction::AToB, last),
         );
         let down = step_one(
@@ -124,7 +124,7 @@ impl Duplex {
             &mut self.a_to_b,
             self.on_max,
             &mut moved_down,
-            |carrier| carrier.step(b_to_a, store, now, budget),
+            |lane| lane.step(b_to_a, store, now, budget),
             |last| fin(Direction::BToA, last),
         );
         if moved_up > 0 {
@@ -147,8 +147,8 @@ impl Duplex {
 
     /// When the driver must step at the latest.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        let carriers = earlier(self.a_to_b.deadline(), self.b_to_a.deadline());
-        earlier(self.idle_deadline(), carriers)
+        let lanes = earlier(self.a_to_b.deadline(), self.b_to_a.deadline());
+        earlier(self.idle_deadline(), lanes)
     }
 
     /// Counts from the last movement either way.
@@ -189,17 +189,17 @@ impl Duplex {
 }
 
 fn step_one(
-    carrier: &mut Carrier,
-    other: &mut Carrier,
+    lane: &mut Lane,
+    other: &mut Lane,
     on_max: OnMax,
     moved: &mut u64,
-    step: impl FnOnce(&mut Carrier) -> Step,
+    step: impl FnOnce(&mut Lane) -> Step,
     fin: impl FnOnce(bool),
 ) -> Option<Need> {
-    if carrier.cause().is_some() {
+    if lane.cause().is_some() {
         return None;
     }
-    let step = step(carrier);
+    let step = step(lane);
     *moved += step.moved;
     let cause = match step.then {
         Then::Wait(need) => return Some(need),
@@ -207,12 +207,12 @@ fn step_one(
     };
     match cause {
         // There is no message that would tell the peer.
-        Cause::Eof if carrier.keeps_messages() => {}
+        Cause::Eof if lane.keeps_messages() => {}
         Cause::Eof => fin(other.cause().is_some()),
         // Nobody is left to read what the other direction brings.
         Cause::SourceError(error) => other.end_now(Cause::DrainError(error)),
         // Whether send or recv is told of a refusal is chance; to both it means the same.
-        Cause::DrainError(error) if carrier.keeps_messages() => {
+        Cause::DrainError(error) if lane.keeps_messages() => {
             other.end_now(Cause::SourceError(error));
         }
         Cause::Max | Cause::MaxInside if on_max == OnMax::EndBoth => other.unsplice(),
@@ -284,9 +284,8 @@ mod tests {
     fn a_pair_that_carries_empty_datagrams_is_not_idle() {
         let (second, begin) = (Duration::from_secs(1), Instant::now());
         let limits = Limits { idle: Some(second), ..Limits::default() };
-        let one_way = |_, limits| {
-            Ok(Carrier::Messages(Box::new(datagram::Mover::new(limits, 1 << 20, begin))))
-        };
+        let one_way =
+            |_, limits| Ok(Lane::Messages(Box::new(datagram::Mover::new(limits, 1 << 20, begin))));
         let Ok(mut pair) = Duplex::new::<Infallible>(limits, OnMax::EndDirection, one_way);
         let mut store = Store::default();
         let mut step = |pair: &mut Duplex, count, now| {

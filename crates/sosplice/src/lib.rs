@@ -19,12 +19,12 @@
 
 #![deny(unsafe_code)]
 
-mod carrier;
 mod completion;
 pub mod datagram;
 mod duplex;
 mod end;
 mod error;
+mod lane;
 pub mod manual;
 pub mod mover;
 mod nonblock;

@@ -5,9 +5,9 @@
 //! right, a FIN comes behind the last byte, and the pair never waits for something that
 //! has already happened. At the end of a run in which nobody failed, everything arrived.
 
-use crate::carrier::Carrier;
 use crate::datagram::{self, Batch, Plan};
 use crate::duplex::{Direction, Duplex, DuplexThen, OnMax};
+use crate::lane::Lane;
 use crate::mover::{Ends, EngineChoice, Limits, Mover, Need};
 use crate::store::Store;
 use crate::sys::{Pipe, Put, Received, Take};
@@ -285,7 +285,7 @@ fn run(seed: u64, calm: bool) {
     let idle = (!calm && random.chance(3)).then_some(Duration::from_millis(50));
     let limits = Limits { max: None, idle, engine: engines[random.below(3) as usize] };
     let mut now = Instant::now();
-    let one_way = |_, limits| Ok(Carrier::Stream(Mover::new(limits, true, now)));
+    let one_way = |_, limits| Ok(Lane::Stream(Mover::new(limits, true, now)));
     let Ok(mut duplex) = Duplex::new::<Infallible>(limits, OnMax::EndDirection, one_way);
     let mut store = Store::new(64 * 1024, 2);
     let budget = if random.chance(2) { 1 << 20 } else { 3000 };

@@ -1,10 +1,10 @@
 //! Splices on threads of their own, for programs that use blocking calls.
 
-use crate::carrier::Carrier;
 use crate::completion::Completion;
 use crate::duplex::{BothEnds, Direction, Duplex, OnMax};
 use crate::end::{Carried, End};
 use crate::error::Error;
+use crate::lane::Lane;
 use crate::mover::Limits;
 use crate::sys;
 use crate::worker::{Command, Counts, FlowId, Inbox, OneWay, Side, TwoWay, Worker};
@@ -80,8 +80,8 @@ impl Splicer {
     ) -> Result<Splice, Error> {
         let source = Side::new(source.as_fd(), "source")?;
         let drain = Side::new(drain.as_fd(), "drain")?;
-        let carrier = Carrier::new(limits, source.endpoint(), drain.endpoint(), Instant::now())?;
-        if carrier.takes_joined() {
+        let lane = Lane::new(limits, source.endpoint(), drain.endpoint(), Instant::now())?;
+        if lane.takes_joined() {
             source.join();
         }
         let (id, inbox) = self.place();
@@ -93,7 +93,7 @@ impl Splicer {
             counts: Arc::clone(&counts),
             done: Arc::clone(&done),
         };
-        inbox.post(Command::Add(Box::new(OneWay { id, source, drain, carrier, counts, done })))?;
+        inbox.post(Command::Add(Box::new(OneWay { id, source, drain, lane, counts, done })))?;
         Ok(handle)
     }
 
@@ -150,8 +150,8 @@ fn two_way(
     let b = Side::new(b, "second socket")?;
     let now = Instant::now();
     let duplex = Duplex::new(limits, OnMax::EndDirection, |direction, limits| match direction {
-        Direction::AToB => Carrier::new(limits, a.endpoint(), b.endpoint(), now),
-        Direction::BToA => Carrier::new(limits, b.endpoint(), a.endpoint(), now),
+        Direction::AToB => Lane::new(limits, a.endpoint(), b.endpoint(), now),
+        Direction::BToA => Lane::new(limits, b.endpoint(), a.endpoint(), now),
     })?;
     let (a_joins, b_joins) = duplex.takes_joined();
     if a_joins {

@@ -3,10 +3,10 @@
 
 use super::Socket;
 use super::socket::Failed;
-use crate::carrier::Endpoint;
 use crate::datagram::{self, Batch, Joining, Plan};
 use crate::end::{self, OsError};
 use crate::error::Error;
+use crate::lane::Endpoint;
 use crate::mover::{self, Need};
 use crate::sys::{self, Kind, LowWater, Pipe, Put, Received, Take};
 use rustix::net::sockopt;

@@ -16,9 +16,9 @@ mod socket;
 
 pub use socket::{Failed, Registered, Socket};
 
-use crate::carrier::Carrier;
 use crate::duplex::{BothEnds, Direction, Duplex, DuplexThen, OnMax};
 use crate::end::{Carried, Cause, End};
+use crate::lane::Lane;
 use crate::mover::{Limits, Need, STEP_BUDGET_BYTES, Then};
 use crate::store::Store;
 use crate::sys;
@@ -56,18 +56,17 @@ where
 {
     let (mut source, mut drain) =
         (SocketEnd::new(source, "source")?, SocketEnd::new(drain, "drain")?);
-    let mut carrier =
-        Carrier::new(limits, source.endpoint("source"), drain.endpoint("drain"), now())?;
-    if carrier.takes_joined() {
+    let mut lane = Lane::new(limits, source.endpoint("source"), drain.endpoint("drain"), now())?;
+    if lane.takes_joined() {
         source.join();
     }
-    let messages = carrier.keeps_messages();
+    let messages = lane.keeps_messages();
     let mut timer = Timer::default();
     poll_fn(|cx| {
         loop {
             let mut ends = TokioEnds::one_way(&mut source, &mut drain);
             let step = STORE
-                .with_borrow_mut(|store| carrier.step(&mut ends, store, now(), STEP_BUDGET_BYTES));
+                .with_borrow_mut(|store| lane.step(&mut ends, store, now(), STEP_BUDGET_BYTES));
             let need = match step.then {
                 Then::End(_) => return Poll::Ready(()),
                 Then::Wait(need) => need,
@@ -76,21 +75,21 @@ where
             if (messages || need == Need::Drain)
                 && let Some(error) = source.poll_failure(cx)
             {
-                carrier.end_now(Cause::SourceError(error));
+                lane.end_now(Cause::SourceError(error));
                 return Poll::Ready(());
             }
             if messages && let Some(error) = drain.poll_failure(cx) {
-                carrier.end_now(Cause::DrainError(error));
+                lane.end_now(Cause::DrainError(error));
                 return Poll::Ready(());
             }
-            let due = timer.poll(carrier.deadline(), cx);
+            let due = timer.poll(lane.deadline(), cx);
             if !met && !due {
                 return Poll::Pending;
             }
         }
     })
     .await;
-    let mut end = carrier.into_end();
+    let mut end = lane.into_end();
     source.part(&mut end);
     Ok(end)
 }
@@ -153,8 +152,8 @@ impl<'s, A: Socket + ?Sized, B: Socket + ?Sized> Both<'s, A, B> {
         let duplex = Duplex::new(limits, on_max, |direction, limits| {
             let (a, b) = (a.endpoint(first), b.endpoint(second));
             match direction {
-                Direction::AToB => Carrier::new(limits, a, b, now),
-                Direction::BToA => Carrier::new(limits, b, a, now),
+                Direction::AToB => Lane::new(limits, a, b, now),
+                Direction::BToA => Lane::new(limits, b, a, now),
             }
         })?;
         let (a_joins, b_joins) = duplex.takes_joined();

@@ -1,11 +1,11 @@
 //! What a worker steps: a splice, or a pair of them.
 
 use super::{FlowId, Side};
-use crate::carrier::Carrier;
 use crate::completion::Completion;
 use crate::datagram::{self, Batch, Plan};
 use crate::duplex::{BothEnds, Direction, Duplex, DuplexThen};
 use crate::end::{Carried, Cause, End, OsError};
+use crate::lane::Lane;
 use crate::mover::{self, Need, STEP_BUDGET_BYTES, Then};
 use crate::store::Store;
 use crate::sys::{self, Pipe, Put, Received, Take};
@@ -126,7 +126,7 @@ pub(crate) struct OneWay {
     pub(crate) id: FlowId,
     pub(crate) source: Side,
     pub(crate) drain: Side,
-    pub(crate) carrier: Carrier,
+    pub(crate) lane: Lane,
     pub(crate) counts: Arc<Counts>,
     pub(crate) done: Arc<Completion<End>>,
 }
@@ -142,7 +142,7 @@ impl Flow for OneWay {
 
     fn step(&mut self, store: &mut Store, now: Instant) -> Stepped {
         let mut ends = SideEnds { source: &self.source, drain: &self.drain, counts: &self.counts };
-        let step = self.carrier.step(&mut ends, store, now, STEP_BUDGET_BYTES);
+        let step = self.lane.step(&mut ends, store, now, STEP_BUDGET_BYTES);
         match step.then {
             Then::End(_) => Stepped::Ended,
             // What no call would meet is only seen here: a drain that fails while the
@@ -164,20 +164,20 @@ impl Flow for OneWay {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        self.carrier.deadline()
+        self.lane.deadline()
     }
 
     fn unsplice(&mut self, force: bool) {
         if force {
-            self.carrier.end_now(Cause::Unspliced);
+            self.lane.end_now(Cause::Unspliced);
         } else {
-            self.carrier.unsplice();
+            self.lane.unsplice();
         }
     }
 
     fn finish(self: Box<Self>) {
-        let Self { source, drain, carrier, done, .. } = *self;
-        let mut end = carrier.into_end();
+        let Self { source, drain, lane, done, .. } = *self;
+        let mut end = lane.into_end();
         source.part(&mut end);
         // Before the end is told: whoever hears of it finds its sockets as they were.
         drop((source, drain));
@@ -185,14 +185,14 @@ impl Flow for OneWay {
     }
 
     fn fail(mut self: Box<Self>, errno: Errno) {
-        self.carrier.end_now(Cause::SourceError(OsError::from(errno)));
+        self.lane.end_now(Cause::SourceError(OsError::from(errno)));
         self.finish();
     }
 }
 
 impl OneWay {
     fn over(&mut self, cause: Cause) -> Stepped {
-        self.carrier.end_now(cause);
+        self.lane.end_now(cause);
         Stepped::Ended
     }
 }

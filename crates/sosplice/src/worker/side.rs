@@ -1,9 +1,9 @@
 //! One socket of a flow: its descriptor, and what epoll has said of it.
 
-use crate::carrier::Endpoint;
 use crate::datagram::Joining;
 use crate::end::End;
 use crate::error::Error;
+use crate::lane::Endpoint;
 use crate::nonblock::Nonblock;
 use crate::sys::{self, Kind, LowWater, Put, Received, Take};
 use rustix::event::epoll::EventFlags;

@@ -3,7 +3,7 @@
 //! Both movers have the same life, so that flows, pairs and tasks need not know which of
 //! them they hold. Which it is follows from the two sockets, here and nowhere else: two
 //! UDP sockets, or two ends without message boundaries. The rare one is boxed: a relay of
-//! TCP keeps two carriers a connection.
+//! TCP keeps two lanes a connection.
 
 use crate::datagram;
 use crate::end::{Cause, End};
@@ -31,13 +31,13 @@ pub(crate) struct Endpoint<'e> {
 }
 
 #[derive(Debug)]
-pub(crate) enum Carrier {
+pub(crate) enum Lane {
     Stream(Mover),
     Messages(Box<datagram::Mover>),
 }
 
-impl Carrier {
-    /// The carrier for these two sockets.
+impl Lane {
+    /// The lane for these two sockets.
     ///
     /// # Errors
     /// One carries bytes and the other messages; or the drain is a datagram socket that
