@@ -246,11 +246,14 @@ fn pair() -> Result<(Fd, Fd), Errno> {
     let flags = SocketFlags::CLOEXEC;
     let (here, there) =
         rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
-    Ok((here.into(), there.into()))
+    let (here, there) = (Fd::from(here).out_of_reach(), Fd::from(there).out_of_reach());
+    limit_wait(&here);
+    Ok((here, there))
 }
 
 fn new_ends() -> Result<Fd, Errno> {
-    Ok(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?.into())
+    let ends = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+    Ok(Fd::from(ends).out_of_reach())
 }
 
 /// The carrier's address.
@@ -263,17 +266,28 @@ pub fn address(number: u64) -> Result<SocketAddrUnix, Errno> {
 }
 
 fn connect(number: u64, ends: &Fd) -> Result<Fd, Errno> {
-    let connection: Fd = rustix::net::socket_with(
+    let connection = rustix::net::socket_with(
         AddressFamily::UNIX,
         SocketType::SEQPACKET,
         SocketFlags::CLOEXEC,
         None,
-    )?
-    .into();
+    )?;
+    let connection = Fd::from(connection).out_of_reach();
+    limit_wait(&connection);
     rustix::net::connect(&connection, &address(number)?)?;
     send(connection.raw(), Request::Hello, &[ends.raw()])?;
     receive(connection.raw(), &mut [])?;
     Ok(connection)
+}
+
+/// The carrier answers in the time of a step. Where no answer comes the program has taken it
+/// (it read from our connection by a number that it had closed), or the carrier was stopped:
+/// the connection is given up then, for nothing may hang.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+fn limit_wait(connection: &Fd) {
+    let kind = rustix::net::sockopt::Timeout::Recv;
+    let _ = rustix::net::sockopt::set_socket_timeout(connection, kind, Some(ANSWER_WITHIN));
 }
 
 /// Before a fork: the child's connection.

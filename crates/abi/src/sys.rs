@@ -230,6 +230,12 @@ pub fn at_mark(fd: c_int) -> bool {
 pub struct Fd(c_int);
 
 impl Fd {
+    /// The same file under a number that the program does not come across: a stale number
+    /// of its own would have it read or duplicate what is ours.
+    pub fn out_of_reach(self) -> Self {
+        Self(hide(self.into_raw()))
+    }
+
     pub fn into_raw(self) -> c_int {
         let fd = self.0;
         std::mem::forget(self);
