@@ -29,6 +29,7 @@ cases! {
     BOTH close_behind_the_librarys_back;
     BOTH nothing_is_left_when_all_is_closed;
     BOTH no_child_is_to_be_waited_for;
+    BOTH a_range_beyond_every_descriptor_closes_nothing;
 }
 
 /// Runs in a child; true if it does not panic.
@@ -522,4 +523,11 @@ fn no_child_is_to_be_waited_for(_: System) {
     // SAFETY: the status lives through the call.
     let found = unsafe { libc::waitpid(-1, &raw mut status, 0) };
     assert_eq!(check(found as isize), Err(libc::ECHILD));
+}
+
+fn a_range_beyond_every_descriptor_closes_nothing(_: System) {
+    let rig = Rig::spliced();
+    // SAFETY: no pointers.
+    assert_eq!(unsafe { libc::close_range(1 << 31, u32::MAX, 0) }, 0);
+    rig.check(b"through");
 }
