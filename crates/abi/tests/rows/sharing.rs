@@ -30,6 +30,7 @@ cases! {
     BOTH nothing_is_left_when_all_is_closed;
     BOTH no_child_is_to_be_waited_for;
     BOTH a_range_beyond_every_descriptor_closes_nothing;
+    BOTH without_a_free_descriptor_first_and_with_one_later;
 }
 
 /// Runs in a child; true if it does not panic.
@@ -529,5 +530,21 @@ fn a_range_beyond_every_descriptor_closes_nothing(_: System) {
     let rig = Rig::spliced();
     // SAFETY: no pointers.
     assert_eq!(unsafe { libc::close_range(1 << 31, u32::MAX, 0) }, 0);
+    rig.check(b"through");
+}
+
+fn without_a_free_descriptor_first_and_with_one_later(_: System) {
+    let rig = Rig::new();
+    let limit = libc::rlimit { rlim_cur: 64, rlim_max: 64 };
+    // SAFETY: the record lives through the call.
+    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }, 0);
+    let mut taken = Vec::new();
+    // SAFETY: no pointers.
+    while let fd @ 0.. = unsafe { libc::dup(rig.feed) } {
+        taken.push(fd);
+    }
+    assert_eq!(splice(rig.source, rig.drain), Err(libc::EMFILE));
+    taken.into_iter().for_each(close);
+    splice(rig.source, rig.drain).unwrap();
     rig.check(b"through");
 }
