@@ -4,6 +4,7 @@ use crate::System::OpenBsd;
 use crate::sockets::*;
 use crate::{System, cases};
 use libc::{EAGAIN, EFBIG, c_int};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 cases! {
@@ -31,6 +32,7 @@ cases! {
     BOTH no_child_is_to_be_waited_for;
     BOTH a_range_beyond_every_descriptor_closes_nothing;
     BOTH without_a_free_descriptor_first_and_with_one_later;
+    BOTH a_fork_while_another_thread_begins;
 }
 
 /// Runs in a child; true if it does not panic.
@@ -547,4 +549,36 @@ fn without_a_free_descriptor_first_and_with_one_later(_: System) {
     taken.into_iter().for_each(close);
     splice(rig.source, rig.drain).unwrap();
     rig.check(b"through");
+}
+
+/// A child that was born while another thread made the carrier is as any other.
+fn a_fork_while_another_thread_begins(_: System) {
+    // Many pages make forks slow, so that two meet.
+    let pages = vec![1u8; 32 << 20];
+    for _ in 0..6 {
+        join(child(|| {
+            let rig = Rig::new();
+            let (begin, begun) = (std::sync::Barrier::new(2), AtomicBool::new(false));
+            std::thread::scope(|scope| {
+                let forker = scope.spawn(|| {
+                    let mut children = Vec::new();
+                    begin.wait();
+                    while !begun.load(Ordering::Acquire) && children.len() < 50 {
+                        children.push(child(|| {
+                            // It has the lock to itself.
+                            let _ = unsplice(rig.feed);
+                            Rig::spliced().check(b"child");
+                        }));
+                    }
+                    children.into_iter().for_each(join);
+                });
+                begin.wait();
+                splice(rig.source, rig.drain).unwrap();
+                begun.store(true, Ordering::Release);
+                forker.join().unwrap();
+            });
+            rig.check(b"parent");
+        }));
+    }
+    drop(pages);
 }
