@@ -20,9 +20,9 @@ use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, SocketAddrUnix, SocketFlags, SocketType,
 };
+use std::collections::BTreeSet;
 use std::ffi::c_int;
 use std::mem::MaybeUninit;
-use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -113,13 +113,16 @@ fn ask(guard: &Guard, request: Request, fds: &[RawFd]) -> Result<Reply, c_int> {
 }
 
 /// The carrier has died, and every splice with it.
-fn lost(_: &Guard) -> c_int {
+fn lost(guard: &Guard) -> c_int {
     for connection in [&CONNECTION, &ENDS] {
         let fd = connection.swap(-1, Ordering::Relaxed);
         if fd >= 0 {
             descriptors::close_hidden(fd);
         }
     }
+    // The next carrier gives the same numbers to other sockets.
+    descriptors::forget_all();
+    registrations::unmask_all(guard);
     libc::EIO
 }
 
@@ -172,6 +175,7 @@ fn connected(guard: &Guard) -> Result<RawFd, c_int> {
     let (connection, ends) = find_or_make().map_err(Errno::raw_os_error)?;
     adopt(connection.into_raw(), ends.into_raw());
     crate::interpose::next::resolve();
+    registrations::renew_hooks(guard);
     registrations::survey(guard);
     hold_all();
     DOMAIN.active.store(1, Ordering::Release);

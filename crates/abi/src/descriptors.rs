@@ -199,6 +199,14 @@ pub fn forget(guard: &Guard, fd: c_int) {
     }
 }
 
+/// The carrier is gone: the records' numbers mean nothing any more.
+pub fn forget_all() {
+    let top = TOP.swap(0, Ordering::AcqRel) as c_int;
+    for entry in (0..top).filter_map(entry) {
+        entry.store(0, Ordering::Release);
+    }
+}
+
 /// The descriptors of a socket here.
 pub fn all_of(id: SlotId) -> impl Iterator<Item = c_int> {
     entered(0, c_int::MAX).filter(move |(_, of)| *of == id).map(|(fd, _)| fd)

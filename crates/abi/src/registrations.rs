@@ -197,6 +197,29 @@ pub fn unmask_ended(_: &Guard, epoll: c_int) {
     });
 }
 
+/// The carrier is gone, and every splice with it: the registrations are the program's again.
+pub fn unmask_all(_: &Guard) {
+    let mut table = table();
+    let Table { all, masked, owing } = &mut *table;
+    owing.clear();
+    for (epoll, fd) in std::mem::take(masked) {
+        if let Some(registration) = all.get(&(fd, epoll)).filter(|r| !is_spent(r.events)) {
+            change(epoll, fd, registration.events, registration.data);
+        }
+    }
+    all.values_mut().for_each(|registration| registration.slot = None);
+}
+
+/// The process has another eventfd of ends: the sets that had the old one get it.
+pub fn renew_hooks(guard: &Guard) {
+    HOOKED.iter().for_each(|word| word.store(0, Ordering::Release));
+    let sets: BTreeSet<c_int> = {
+        let table = table();
+        table.masked.iter().chain(&table.owing).map(|(epoll, _)| *epoll).collect()
+    };
+    sets.into_iter().for_each(|epoll| hook(guard, epoll));
+}
+
 /// Events that the kernel does not know of: of sockets that owe an error or bytes. A
 /// level-triggered one is told until it is taken, an edge-triggered one once.
 pub fn owed(_: &Guard, epoll: c_int, events: &mut [libc::epoll_event]) -> usize {
