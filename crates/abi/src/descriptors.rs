@@ -96,8 +96,11 @@ fn verified(fd: c_int, id: SlotId) -> Option<SlotId> {
     if id.slot().inode.load(Ordering::Acquire) == sys::socket_inode(fd)? {
         return Some(id);
     }
-    let guard = lock::hold();
-    forget(&guard, fd);
+    // A child of vfork has the table of its parent, and descriptors of its own.
+    if client::is_owner() {
+        let guard = lock::hold();
+        forget(&guard, fd);
+    }
     None
 }
 
