@@ -30,6 +30,7 @@ cases! {
     BOTH oneshot;
     BOTH a_oneshot_that_is_spent_stays_so;
     BOTH an_exclusive_registration;
+    BOTH a_waiter_whose_notice_was_closed_behind_the_librarys_back;
 }
 
 fn epoll() -> c_int {
@@ -436,4 +437,14 @@ fn an_exclusive_registration(_: System) {
     assert_eq!(wait(epoll, 20), []);
     unsplice(rig.source).unwrap();
     assert_eq!(wait(epoll, 20_000), [(EPOLLIN as u32, 1)]);
+}
+
+fn a_waiter_whose_notice_was_closed_behind_the_librarys_back(_: System) {
+    let rig = Rig::spliced();
+    assert_eq!(poll(rig.source, POLLIN, 5), 0);
+    let above = [rig.feed, rig.source, rig.drain, rig.sink].into_iter().max().unwrap() + 1;
+    // SAFETY: no pointers; nobody else in this process has these open.
+    unsafe { libc::syscall(libc::SYS_close_range, above, c_int::MAX, 0) };
+    assert_eq!(poll(rig.source, POLLIN, 5), 0);
+    rig.check(b"through");
 }
