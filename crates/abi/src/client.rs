@@ -113,13 +113,16 @@ fn ask(guard: &Guard, request: Request, fds: &[RawFd]) -> Result<Reply, c_int> {
 }
 
 /// The carrier has died, and every splice with it.
-fn lost(_: &Guard) -> c_int {
+fn lost(guard: &Guard) -> c_int {
     for connection in [&CONNECTION, &ENDS] {
         let fd = connection.swap(-1, Ordering::Relaxed);
         if fd >= 0 {
             descriptors::close_hidden(fd);
         }
     }
+    // The next carrier gives the same numbers to other sockets.
+    descriptors::forget_all();
+    registrations::unmask_all(guard);
     libc::EIO
 }
 
@@ -172,6 +175,7 @@ fn connected(guard: &Guard) -> Result<RawFd, c_int> {
     let (connection, ends) = find_or_make().map_err(Errno::raw_os_error)?;
     adopt(connection.into_raw(), ends.into_raw());
     crate::interpose::next::resolve();
+    registrations::renew_hooks(guard);
     registrations::survey(guard);
     hold_all();
     DOMAIN.active.store(1, Ordering::Release);
@@ -220,26 +224,31 @@ fn find_or_make() -> Result<(Fd, Fd), Errno> {
             }
         }
         let maker = DOMAIN.making.load(Ordering::Acquire);
-        if maker != 0 && domain::is_alive(maker) {
+        let own = sys::pid();
+        // A number of our own is of a process that is gone: we hold the lock.
+        if maker != 0 && maker != own && domain::is_alive(maker) {
             let nap = libc::timespec { tv_sec: 0, tv_nsec: 10_000_000 };
             sys::futex_wait(&DOMAIN.making, maker, Some(&nap));
             continue;
         }
-        let own = sys::pid();
         if DOMAIN.making.compare_exchange(maker, own, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
-            let ends = new_ends()?;
-            let made = pair().and_then(|(here, there)| {
-                carrier::spawn(there)?;
-                // It answers when it serves; until then it writes the domain anew.
-                send(here.raw(), Request::Hello, &[ends.raw()])?;
-                receive(here.raw(), &mut [])?;
-                Ok(here)
-            });
+            let made = make();
+            // Whatever came of it: the next one may try.
             DOMAIN.making.store(0, Ordering::Release);
             sys::futex_wake(&DOMAIN.making, c_int::MAX);
-            return Ok((made?, ends));
+            return made;
         }
     }
+}
+
+fn make() -> Result<(Fd, Fd), Errno> {
+    let ends = new_ends()?;
+    let (here, there) = pair()?;
+    carrier::spawn(there)?;
+    // It answers when it serves; until then it writes the domain anew.
+    send(here.raw(), Request::Hello, &[ends.raw()])?;
+    receive(here.raw(), &mut [])?;
+    Ok((here, ends))
 }
 
 fn pair() -> Result<(Fd, Fd), Errno> {
@@ -323,6 +332,7 @@ pub fn after_fork_in_child() {
     }
     CONNECTION.store(-1, Ordering::Relaxed);
     ENDS.store(-1, Ordering::Relaxed);
+    notice::renew();
     let connection = CHILDS_CONNECTION.swap(-1, Ordering::Relaxed);
     let ends = CHILDS_ENDS.swap(-1, Ordering::Relaxed);
     if connection >= 0

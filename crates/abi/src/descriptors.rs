@@ -96,8 +96,11 @@ fn verified(fd: c_int, id: SlotId) -> Option<SlotId> {
     if id.slot().inode.load(Ordering::Acquire) == sys::socket_inode(fd)? {
         return Some(id);
     }
-    let guard = lock::hold();
-    forget(&guard, fd);
+    // A child of vfork has the table of its parent, and descriptors of its own.
+    if client::is_owner() {
+        let guard = lock::hold();
+        forget(&guard, fd);
+    }
     None
 }
 
@@ -196,6 +199,14 @@ pub fn forget(guard: &Guard, fd: c_int) {
     if !twin || !all_of(id).any(|_| true) {
         // A carrier that is gone has closed everything.
         let _ = client::forget(guard, id);
+    }
+}
+
+/// The carrier is gone: the records' numbers mean nothing any more.
+pub fn forget_all() {
+    let top = TOP.swap(0, Ordering::AcqRel) as c_int;
+    for entry in (0..top).filter_map(entry) {
+        entry.store(0, Ordering::Release);
     }
 }
 

@@ -110,7 +110,11 @@ pub fn share() {
 
 /// Writes this process down as a relative.
 pub fn join() {
-    let pid = sys::pid();
+    enter_relative(sys::pid());
+}
+
+/// Writes a process down.
+pub fn enter_relative(pid: u32) {
     let free = |place: &&AtomicU32| {
         let seen = place.load(Ordering::Relaxed);
         seen == pid || (seen == 0 && take(place, 0, pid))
@@ -121,6 +125,13 @@ pub fn join() {
         !is_alive(seen) && take(place, seen, pid)
     };
     let _ = DOMAIN.relatives.iter().find(free).or_else(|| DOMAIN.relatives.iter().find(left));
+}
+
+/// Strikes out a process that is gone.
+pub fn part(pid: u32) {
+    if let Some(place) = DOMAIN.relatives.iter().find(|p| p.load(Ordering::Relaxed) == pid) {
+        take(place, pid, 0);
+    }
 }
 
 fn take(place: &AtomicU32, seen: u32, pid: u32) -> bool {
@@ -213,9 +224,13 @@ impl SlotId {
     }
 }
 
+fn first_place(inode: u64) -> usize {
+    (inode.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40) as usize % INDEX
+}
+
 fn places(inode: u64) -> impl Iterator<Item = &'static AtomicU32> {
-    let hash = (inode.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40) as usize;
-    (0..INDEX).map(move |step| &DOMAIN.index[(hash + step) % INDEX])
+    let first = first_place(inode);
+    (0..INDEX).map(move |step| &DOMAIN.index[(first + step) % INDEX])
 }
 
 /// The record of a socket.
@@ -247,11 +262,28 @@ pub fn enter_socket(inode: u64, id: SlotId) {
 
 /// Frees a socket's record. Only the carrier does.
 pub fn remove_socket(inode: u64, id: SlotId) {
-    if let Some(place) = places(inode).find(|place| place.load(Ordering::Relaxed) == id.0 + 1) {
-        place.store(TOMBSTONE, Ordering::Release);
-    }
+    leave_index(inode, id);
     id.slot().clear(0);
     id.slot().announce();
+}
+
+/// A place that was used becomes free again when nothing stands behind it: otherwise the
+/// index would fill with such places, and every search for a stranger go through all.
+fn leave_index(inode: u64, id: SlotId) {
+    let Some(step) = places(inode).position(|place| place.load(Ordering::Relaxed) == id.0 + 1)
+    else {
+        return;
+    };
+    let at = |place: usize| &DOMAIN.index[place % INDEX];
+    let mut place = first_place(inode) + step;
+    at(place).store(TOMBSTONE, Ordering::Release);
+    if at(place + 1).load(Ordering::Relaxed) != 0 {
+        return;
+    }
+    while at(place).load(Ordering::Relaxed) == TOMBSTONE {
+        at(place).store(0, Ordering::Release);
+        place = (place + INDEX - 1) % INDEX;
+    }
 }
 
 /// Empties all records, for a carrier that begins. What an earlier one left is void.
@@ -266,5 +298,32 @@ pub fn reset() {
             slot.clear(0);
             slot.announce();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sockets_that_are_gone_leave_no_trace_in_the_index() {
+        for round in 0..8u64 {
+            let inode = |n: u64| 1 + round * 20_000 + n;
+            for n in 0..20_000 {
+                enter_socket(inode(n), SlotId(n as u32));
+            }
+            for n in 0..20_000 {
+                assert_eq!(find(inode(n)), Some(SlotId(n as u32)));
+                if n % 2 == 0 {
+                    remove_socket(inode(n), SlotId(n as u32));
+                }
+            }
+            for n in (1..20_000).step_by(2) {
+                assert_eq!(find(inode(n)), Some(SlotId(n as u32)));
+                remove_socket(inode(n), SlotId(n as u32));
+                assert_eq!(find(inode(n)), None);
+            }
+        }
+        assert!(DOMAIN.index.iter().all(|place| place.load(Ordering::Relaxed) == 0));
     }
 }

@@ -60,6 +60,18 @@ pub fn descriptor() -> Result<c_int, c_int> {
         .unwrap_or(Err(libc::EAGAIN))
 }
 
+/// Somebody has closed the thread's descriptor: the number is not ours any more.
+pub fn abandon() {
+    let _ = NOTICE.try_with(|notice| {
+        if let Ok(mut notice) = notice.try_borrow_mut()
+            && let Some(old) = notice.take()
+        {
+            descriptors::forget_hidden(old.epoll);
+            std::mem::forget(old);
+        }
+    });
+}
+
 fn watch(ends: c_int) -> Result<c_int, c_int> {
     // SAFETY: no pointers.
     let epoll = unsafe { enter!(SYS_epoll_create1, libc::EPOLL_CLOEXEC) };

@@ -82,6 +82,24 @@ fn kernel(epoll: c_int, op: c_int, fd: c_int, events: u32, data: u64) -> Raw {
     unsafe { enter!(SYS_epoll_ctl, epoll, op, fd, &raw mut event) }
 }
 
+/// Changes a registration. An exclusive one cannot be changed (epoll_ctl(2)), and is made anew.
+fn change(epoll: c_int, fd: c_int, events: u32, data: u64) -> Raw {
+    let done = kernel(epoll, libc::EPOLL_CTL_MOD, fd, events, data);
+    if done != -(libc::EINVAL as Raw) || events & libc::EPOLLEXCLUSIVE as u32 == 0 {
+        return done;
+    }
+    match kernel(epoll, libc::EPOLL_CTL_DEL, fd, 0, 0) {
+        0 => kernel(epoll, libc::EPOLL_CTL_ADD, fd, events, data),
+        failed => failed,
+    }
+}
+
+/// A one-shot registration that has told its event, and is not to tell another before the
+/// program asks for it.
+fn is_spent(events: u32) -> bool {
+    events & libc::EPOLLONESHOT as u32 != 0 && events & (READ | WRITE) == 0
+}
+
 /// What a registration asks for while its socket is a source.
 fn masked(events: u32) -> u32 {
     let keep = events & !READ;
@@ -144,8 +162,13 @@ pub fn mask(guard: &Guard, id: SlotId) {
     for fd in descriptors::all_of(id) {
         for ((_, epoll), registration) in all.range_mut((fd, c_int::MIN)..=(fd, c_int::MAX)) {
             registration.slot = Some(id);
+            if registration.events & libc::EPOLLONESHOT as u32 != 0
+                && in_kernel(*epoll).any(|(of, now)| of == fd && is_spent(now.events))
+            {
+                continue;
+            }
             let events = masked(registration.events);
-            if kernel(*epoll, libc::EPOLL_CTL_MOD, fd, events, MARK << 32 | fd as u64) == 0 {
+            if change(*epoll, fd, events, MARK << 32 | fd as u64) == 0 {
                 set.insert((*epoll, fd));
                 owing.remove(&(*epoll, fd));
                 hook(guard, *epoll);
@@ -163,12 +186,38 @@ pub fn unmask_ended(_: &Guard, epoll: c_int) {
         if of != epoll || registration.slot.is_some_and(|id| id.slot().is_source()) {
             return true;
         }
-        kernel(of, libc::EPOLL_CTL_MOD, fd, registration.events, registration.data);
+        if is_spent(registration.events) {
+            return false;
+        }
+        change(of, fd, registration.events, registration.data);
         if registration.slot.is_some_and(|id| id.slot().owes()) {
             owing.insert((of, fd));
         }
         false
     });
+}
+
+/// The carrier is gone, and every splice with it: the registrations are the program's again.
+pub fn unmask_all(_: &Guard) {
+    let mut table = table();
+    let Table { all, masked, owing } = &mut *table;
+    owing.clear();
+    for (epoll, fd) in std::mem::take(masked) {
+        if let Some(registration) = all.get(&(fd, epoll)).filter(|r| !is_spent(r.events)) {
+            change(epoll, fd, registration.events, registration.data);
+        }
+    }
+    all.values_mut().for_each(|registration| registration.slot = None);
+}
+
+/// The process has another eventfd of ends: the sets that had the old one get it.
+pub fn renew_hooks(guard: &Guard) {
+    HOOKED.iter().for_each(|word| word.store(0, Ordering::Release));
+    let sets: BTreeSet<c_int> = {
+        let table = table();
+        table.masked.iter().chain(&table.owing).map(|(epoll, _)| *epoll).collect()
+    };
+    sets.into_iter().for_each(|epoll| hook(guard, epoll));
 }
 
 /// Events that the kernel does not know of: of sockets that owe an error or bytes. A
@@ -199,7 +248,7 @@ pub fn owed(_: &Guard, epoll: c_int, events: &mut [libc::epoll_event]) -> usize 
 /// Gives the kernel's events the program's data, and drops what is ours: from `first` on,
 /// in place. Returns how many are left.
 pub fn translate(_: &Guard, epoll: c_int, events: &mut [libc::epoll_event], owed: usize) -> usize {
-    let table = table();
+    let mut table = table();
     let mut kept = owed;
     for place in owed..events.len() {
         let mut event = events[place];
@@ -207,12 +256,15 @@ pub fn translate(_: &Guard, epoll: c_int, events: &mut [libc::epoll_event], owed
             continue;
         }
         if event.u64 >> 32 == MARK
-            && let Some(registration) = table.all.get(&(event.u64 as u32 as c_int, epoll))
+            && let Some(registration) = table.all.get_mut(&(event.u64 as u32 as c_int, epoll))
         {
             event.u64 = registration.data;
             event.events &= registration.events & WRITE;
             if event.events == 0 {
                 continue;
+            }
+            if registration.events & libc::EPOLLONESHOT as u32 != 0 {
+                registration.events &= !(READ | WRITE);
             }
         }
         // The same registration may have been told as owing.
@@ -286,22 +338,26 @@ fn number(name: &[u8]) -> Option<c_int> {
     std::str::from_utf8(name).ok()?.parse().ok()
 }
 
-/// The registrations of a set that was made before anybody listened, from
-/// /proc/self/fdinfo (proc_pid_fdinfo(5)): `tfd: 5 events: 19 data: 5 ...`.
+/// The registrations of a set that was made before anybody listened.
 fn adopt(_: &Guard, epoll: c_int) {
-    let mut table = table();
-    for line in read_file(&format!("/proc/self/fdinfo/{epoll}\0")).lines() {
-        let mut words = line.split_whitespace();
-        let mut value = |name| words.by_ref().find(|word| *word == name).and(words.next());
-        let Some(fd) = value("tfd:").and_then(|fd| fd.parse().ok()) else { continue };
-        let Some(events) = value("events:").and_then(|n| u32::from_str_radix(n, 16).ok()) else {
-            continue;
-        };
-        let Some(data) = value("data:").and_then(|n| u64::from_str_radix(n, 16).ok()) else {
-            continue;
-        };
-        table.all.insert((fd, epoll), Registration { events, data, slot: None });
-    }
+    table().all.extend(in_kernel(epoll).map(|(fd, registration)| ((fd, epoll), registration)));
+}
+
+/// What the kernel has of a set, from /proc/self/fdinfo (proc_pid_fdinfo(5)):
+/// `tfd: 5 events: 19 data: 5 ...`.
+fn in_kernel(epoll: c_int) -> impl Iterator<Item = (c_int, Registration)> {
+    let text = read_file(&format!("/proc/self/fdinfo/{epoll}\0"));
+    let lines: Vec<_> = text.lines().filter_map(registration).collect();
+    lines.into_iter()
+}
+
+fn registration(line: &str) -> Option<(c_int, Registration)> {
+    let mut words = line.split_whitespace();
+    let mut value = |name| words.by_ref().find(|word| *word == name).and(words.next());
+    let fd = value("tfd:")?.parse().ok()?;
+    let events = u32::from_str_radix(value("events:")?, 16).ok()?;
+    let data = u64::from_str_radix(value("data:")?, 16).ok()?;
+    Some((fd, Registration { events, data, slot: None }))
 }
 
 /// A small file whole; empty where it cannot be read.

@@ -22,8 +22,14 @@ fn open_sockets(but: u32) -> HashSet<u64> {
 fn collect(pid: u32, inodes: &mut HashSet<u64>) {
     let Ok(path) = CString::new(format!("/proc/{pid}/fd")) else { return };
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    // It is gone, or another user's: then it holds nothing that we could know of.
-    let Ok(dir) = rustix::fs::openat(CWD, path, flags, Mode::empty()) else { return };
+    let Ok(dir) = rustix::fs::openat(CWD, path, flags, Mode::empty()) else {
+        // It is gone, and need not be asked again; or another user's: then it holds nothing
+        // that we could know of.
+        if !domain::is_alive(pid) {
+            domain::part(pid);
+        }
+        return;
+    };
     let mut buffer = [MaybeUninit::uninit(); 4096];
     let mut entries = RawDir::new(&dir, &mut buffer);
     while let Some(Ok(entry)) = entries.next() {
@@ -68,5 +74,20 @@ impl Carrier {
         if !held.is_empty() {
             self.release(usize::MAX, &held, 0);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_is_gone_is_asked_once() {
+        // The largest process id is below (proc(5), pid_max).
+        let gone = 1 << 23;
+        domain::enter_relative(gone);
+        assert!(domain::relatives().any(|pid| pid == gone));
+        open_sockets(0);
+        assert!(!domain::relatives().any(|pid| pid == gone));
     }
 }

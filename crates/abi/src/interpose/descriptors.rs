@@ -64,8 +64,9 @@ fn close_range_loud(first: c_uint, last: c_uint, flags: c_int) -> Raw {
         // SAFETY: no pointers.
         return unsafe { enter!(SYS_close_range, first, last, flags) };
     }
-    let end = c_int::try_from(last).unwrap_or(c_int::MAX);
-    let known: Vec<c_int> = descriptors::entered(first as c_int, end).map(|(fd, _)| fd).collect();
+    let number = |fd: c_uint| c_int::try_from(fd).unwrap_or(c_int::MAX);
+    let entered = descriptors::entered(number(first), number(last));
+    let known: Vec<c_int> = entered.map(|(fd, _)| fd).collect();
     known.into_iter().for_each(|fd| {
         leave(fd);
     });

@@ -4,6 +4,7 @@
 //! and its own descriptors, and is told apart by its process id.
 
 use crate::client;
+use crate::domain;
 use crate::lock::{self, Guard};
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,6 +17,12 @@ thread_local! {
 /// The carrier is being forked: it is no child.
 static SKIP: AtomicBool = AtomicBool::new(false);
 
+/// It is so by this thread, which has the lock. Another one that forks meanwhile waits for
+/// the lock, or its child would be born with it held.
+fn is_skipped() -> bool {
+    SKIP.load(Ordering::Relaxed) && lock::is_mine()
+}
+
 pub fn skip_hooks(skip: bool) {
     SKIP.store(skip, Ordering::Relaxed);
 }
@@ -26,7 +33,8 @@ pub fn register() {
 }
 
 unsafe extern "C" fn prepare() {
-    if SKIP.load(Ordering::Relaxed) {
+    // In a quiet domain there is nothing to hand on, and no thread that could have the lock.
+    if is_skipped() || domain::quiet() {
         return;
     }
     let guard = lock::hold();
@@ -35,7 +43,7 @@ unsafe extern "C" fn prepare() {
 }
 
 unsafe extern "C" fn parent() {
-    if SKIP.load(Ordering::Relaxed) {
+    if is_skipped() {
         return;
     }
     client::after_fork_in_parent();
@@ -43,7 +51,7 @@ unsafe extern "C" fn parent() {
 }
 
 unsafe extern "C" fn child() {
-    if SKIP.load(Ordering::Relaxed) {
+    if is_skipped() {
         return;
     }
     client::after_fork_in_child();

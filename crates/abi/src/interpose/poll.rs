@@ -78,7 +78,7 @@ pub unsafe fn watch(
     if fds.iter().all(|asked| sight(asked.fd) == Sight::Plain) {
         return None;
     }
-    let Ok(notice) = notice::descriptor() else { return None };
+    let Ok(mut notice) = notice::descriptor() else { return None };
     let deadline = timeout.map(|timeout| sys::now_ns().saturating_add(timeout));
     let empty = pollfd { fd: -1, events: 0, revents: 0 };
     let mut few = ([empty; FEW + 1], [Sight::Plain; FEW]);
@@ -109,6 +109,14 @@ pub unsafe fn watch(
             unsafe { enter!(SYS_ppoll, shadow.as_mut_ptr(), shadow.len(), left_at, mask, 8) };
         if found < 0 {
             return Some(found);
+        }
+        if shadow[fds.len()].revents & libc::POLLNVAL != 0 {
+            notice::abandon();
+            notice = match notice::descriptor() {
+                Ok(notice) => notice,
+                Err(errno) => return Some(-(errno as Raw)),
+            };
+            continue;
         }
         let mut count = 0;
         for ((asked, shadow), sight) in fds.iter_mut().zip(&*shadow).zip(&*sights) {

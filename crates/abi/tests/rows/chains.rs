@@ -46,11 +46,12 @@ fn memory(pid: &str) -> usize {
 
 /// The processes of that name whose parent is not us: the carrier of this case is the one
 /// that has our sockets open.
-fn carrier(of: c_int) -> String {
+pub fn carrier(of: c_int) -> String {
     let own = std::fs::read_link(format!("/proc/self/fd/{of}")).unwrap();
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
         let pid = entry.file_name().into_string().unwrap();
-        if pid == std::process::id().to_string() {
+        // `self` and `thread-self` are us as well.
+        if pid == std::process::id().to_string() || pid.parse::<u32>().is_err() {
             continue;
         }
         let Ok(fds) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { continue };

@@ -28,6 +28,9 @@ cases! {
     BOTH select_keeps_its_other_bits;
     BOTH time_limits_are_kept;
     BOTH oneshot;
+    BOTH a_oneshot_that_is_spent_stays_so;
+    BOTH an_exclusive_registration;
+    BOTH a_waiter_whose_notice_was_closed_behind_the_librarys_back;
 }
 
 fn epoll() -> c_int {
@@ -400,4 +403,48 @@ fn oneshot(_: System) {
     shutdown(rig.feed, libc::SHUT_WR);
     assert_eq!(wait(epoll, 20_000).len(), 1);
     assert_eq!(wait(epoll, 5), []);
+}
+
+fn a_oneshot_that_is_spent_stays_so(_: System) {
+    let rig = Rig::new();
+    let epoll = epoll();
+    add(epoll, rig.source, EPOLLIN | EPOLLOUT | libc::EPOLLONESHOT, 1);
+    assert_eq!(wait(epoll, 20_000), [(EPOLLOUT as u32, 1)]);
+    splice(rig.source, rig.drain).unwrap();
+    rig.check(b"by");
+    shutdown(rig.feed, libc::SHUT_WR);
+    rig.wait_end();
+    assert_eq!(wait(epoll, 5), []);
+    // And one that is spent while the splice runs.
+    let rig = Rig::new();
+    add(epoll, rig.source, EPOLLIN | EPOLLOUT | libc::EPOLLONESHOT, 2);
+    splice(rig.source, rig.drain).unwrap();
+    assert_eq!(wait(epoll, 20_000), [(EPOLLOUT as u32, 2)]);
+    shutdown(rig.feed, libc::SHUT_WR);
+    rig.wait_end();
+    assert_eq!(wait(epoll, 5), []);
+    control(epoll, libc::EPOLL_CTL_MOD, rig.source, EPOLLIN | libc::EPOLLONESHOT, 3);
+    assert_eq!(wait(epoll, 20_000), [(EPOLLIN as u32, 3)]);
+}
+
+fn an_exclusive_registration(_: System) {
+    let rig = Rig::new();
+    let epoll = epoll();
+    add(epoll, rig.source, EPOLLIN | libc::EPOLLEXCLUSIVE, 1);
+    stuff(rig.drain);
+    splice(rig.source, rig.drain).unwrap();
+    send_all(rig.feed, b"held up");
+    assert_eq!(wait(epoll, 20), []);
+    unsplice(rig.source).unwrap();
+    assert_eq!(wait(epoll, 20_000), [(EPOLLIN as u32, 1)]);
+}
+
+fn a_waiter_whose_notice_was_closed_behind_the_librarys_back(_: System) {
+    let rig = Rig::spliced();
+    assert_eq!(poll(rig.source, POLLIN, 5), 0);
+    let above = [rig.feed, rig.source, rig.drain, rig.sink].into_iter().max().unwrap() + 1;
+    // SAFETY: no pointers; nobody else in this process has these open.
+    unsafe { libc::syscall(libc::SYS_close_range, above, c_int::MAX, 0) };
+    assert_eq!(poll(rig.source, POLLIN, 5), 0);
+    rig.check(b"through");
 }

@@ -4,6 +4,7 @@ use crate::System::OpenBsd;
 use crate::sockets::*;
 use crate::{System, cases};
 use libc::{EAGAIN, EFBIG, c_int};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 cases! {
@@ -29,6 +30,10 @@ cases! {
     BOTH close_behind_the_librarys_back;
     BOTH nothing_is_left_when_all_is_closed;
     BOTH no_child_is_to_be_waited_for;
+    BOTH a_range_beyond_every_descriptor_closes_nothing;
+    BOTH without_a_free_descriptor_first_and_with_one_later;
+    BOTH a_fork_while_another_thread_begins;
+    BOTH after_the_death_of_the_carrier_all_begins_anew;
 }
 
 /// Runs in a child; true if it does not panic.
@@ -522,4 +527,94 @@ fn no_child_is_to_be_waited_for(_: System) {
     // SAFETY: the status lives through the call.
     let found = unsafe { libc::waitpid(-1, &raw mut status, 0) };
     assert_eq!(check(found as isize), Err(libc::ECHILD));
+}
+
+fn a_range_beyond_every_descriptor_closes_nothing(_: System) {
+    let rig = Rig::spliced();
+    // SAFETY: no pointers.
+    assert_eq!(unsafe { libc::close_range(1 << 31, u32::MAX, 0) }, 0);
+    rig.check(b"through");
+}
+
+fn without_a_free_descriptor_first_and_with_one_later(_: System) {
+    let rig = Rig::new();
+    let limit = libc::rlimit { rlim_cur: 64, rlim_max: 64 };
+    // SAFETY: the record lives through the call.
+    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }, 0);
+    let mut taken = Vec::new();
+    // SAFETY: no pointers.
+    while let fd @ 0.. = unsafe { libc::dup(rig.feed) } {
+        taken.push(fd);
+    }
+    assert_eq!(splice(rig.source, rig.drain), Err(libc::EMFILE));
+    taken.into_iter().for_each(close);
+    splice(rig.source, rig.drain).unwrap();
+    rig.check(b"through");
+}
+
+/// A child that was born while another thread made the carrier is as any other.
+fn a_fork_while_another_thread_begins(_: System) {
+    // Many pages make forks slow, so that two meet.
+    let pages = vec![1u8; 32 << 20];
+    for _ in 0..6 {
+        join(child(|| {
+            let rig = Rig::new();
+            let (begin, begun) = (std::sync::Barrier::new(2), AtomicBool::new(false));
+            std::thread::scope(|scope| {
+                let forker = scope.spawn(|| {
+                    let mut children = Vec::new();
+                    begin.wait();
+                    while !begun.load(Ordering::Acquire) && children.len() < 50 {
+                        children.push(child(|| {
+                            // It has the lock to itself.
+                            let _ = unsplice(rig.feed);
+                            Rig::spliced().check(b"child");
+                        }));
+                    }
+                    children.into_iter().for_each(join);
+                });
+                begin.wait();
+                splice(rig.source, rig.drain).unwrap();
+                begun.store(true, Ordering::Release);
+                forker.join().unwrap();
+            });
+            rig.check(b"parent");
+        }));
+    }
+    drop(pages);
+}
+
+fn after_the_death_of_the_carrier_all_begins_anew(_: System) {
+    let old = Rig::spliced();
+    old.check(b"old");
+    // SAFETY: no pointers.
+    let epoll = unsafe { libc::epoll_create1(0) };
+    let mut event = libc::epoll_event { events: libc::EPOLLIN as u32, u64: 1 };
+    for rig in [&old, &Rig::new()] {
+        event.u64 = rig.source as u64;
+        // SAFETY: the event lives through the call.
+        let done =
+            unsafe { libc::epoll_ctl(epoll, libc::EPOLL_CTL_ADD, rig.source, &raw mut event) };
+        assert_eq!(done, 0);
+    }
+    let carrier: i32 = crate::chains::carrier(old.source).parse().unwrap();
+    // SAFETY: the process that this case's own library has made.
+    unsafe { libc::kill(carrier, libc::SIGKILL) };
+    let rig = Rig::new();
+    eventually("the carrier is made anew", || splice(rig.source, rig.drain).is_ok());
+    nonblocking(old.source, true);
+    // What the old sockets do ends nothing of the new ones.
+    assert_eq!(read(old.source, 1), Err(EAGAIN));
+    close(old.source);
+    close(old.drain);
+    rig.check(b"new");
+    event.u64 = 7;
+    // SAFETY: the event lives through the calls.
+    unsafe {
+        let add = libc::EPOLL_CTL_ADD;
+        assert_eq!(libc::epoll_ctl(epoll, add, rig.source, &raw mut event), 0);
+        shutdown(rig.feed, libc::SHUT_WR);
+        assert_eq!(libc::epoll_wait(epoll, &raw mut event, 1, 20_000), 1);
+    }
+    assert_eq!({ event.u64 }, 7);
 }
