@@ -68,12 +68,18 @@ fn hook(guard: &Guard, epoll: c_int) {
     if is_hooked(epoll) {
         return;
     }
-    if let Ok(ends) = client::ends(guard)
-        && notice::add(epoll, ends, ENDS).is_ok()
-        && let Some(word) = HOOKED.get(epoll as usize / 64)
-    {
-        word.fetch_or(1 << (epoll as u32 % 64), Ordering::Release);
+    let Some(word) = HOOKED.get(epoll as usize / 64) else { return };
+    let bit = 1 << (epoll as u32 % 64);
+    // Before it is added: a thread that sleeps on the set may be woken by it at once.
+    word.fetch_or(bit, Ordering::Release);
+    if !client::ends(guard).is_ok_and(|ends| notice::add(epoll, ends, ENDS).is_ok()) {
+        word.fetch_and(!bit, Ordering::Release);
     }
+}
+
+/// An event that the program is not to see as it is.
+pub fn is_ours(event: &libc::epoll_event) -> bool {
+    event.u64 >> 32 == MARK
 }
 
 fn kernel(epoll: c_int, op: c_int, fd: c_int, events: u32, data: u64) -> Raw {

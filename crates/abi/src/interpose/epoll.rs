@@ -88,10 +88,13 @@ unsafe fn pwait_loud(
         if !is_ours(epoll, events, count) {
             let found = next::epoll_pwait(epoll, events, count, timeout, mask);
             // A splice may have begun meanwhile, and what was found be its business.
-            if found <= 0 || !registrations::is_hooked(epoll) {
+            if found <= 0 {
                 return found;
             }
             let found = std::slice::from_raw_parts_mut(events, found as usize);
+            if !registrations::is_hooked(epoll) && !found.iter().any(registrations::is_ours) {
+                return found.len() as c_int;
+            }
             let kept = registrations::translate(&lock::hold(), epoll, found, 0);
             if kept > 0 {
                 return kept as c_int;
