@@ -135,10 +135,14 @@ impl Plan {
         self.groups.is_empty()
     }
 
-    /// Sends the planned groups: see [`crate::sys::send_groups`].
+    /// Sends the planned groups of `batch`, for which the plan was made; `to` is for a
+    /// socket that is not connected. Returns how many groups the kernel took: at least one,
+    /// or none because the drain is full.
     ///
     /// # Errors
-    /// That of the first group, which was not sent.
+    /// That of the first group, which was not sent: EMSGSIZE for a datagram that does not
+    /// fit the address family or the send buffer; EINVAL or EIO where the path refuses the
+    /// segment size; the socket's pending error, which is gone then.
     pub fn send<Fd: AsFd>(
         &self,
         fd: Fd,

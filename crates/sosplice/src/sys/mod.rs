@@ -18,7 +18,8 @@ pub use socket::{
     recv, send,
 };
 pub use sockopt::{LowWater, reset_on_close, room, shutdown_write, unacknowledged};
+pub(crate) use udp::send_groups;
 pub use udp::{
-    Received, has_segments, next_len, receive, send_buffer, send_groups, set_gro,
-    set_receive_buffer, tell_address, tell_drops,
+    Received, has_segments, next_len, receive, send_buffer, set_gro, set_receive_buffer,
+    tell_address, tell_drops,
 };

@@ -8,7 +8,7 @@ use super::sockopt::{get_int, last, set_int};
 use crate::datagram::{Batch, Destination, MESSAGE_BYTES_MAX, MESSAGES_MAX, Message, Origin};
 use crate::datagram::{Group, Piece};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd};
-use rustix::io::{Errno, Result};
+use rustix::io::{Errno, Result, retry_on_intr};
 use std::mem::{MaybeUninit, zeroed};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
@@ -67,10 +67,10 @@ pub fn receive<Fd: AsFd>(fd: Fd, batch: &mut Batch, max: usize, origins: bool) -
         header.msg_controllen = size_of::<Control>() as _;
         headers[index].write(libc::mmsghdr { msg_hdr: header, msg_len: 0 });
     }
-    let count = loop {
+    let result = retry_on_intr(|| {
         // SAFETY: the first `max` headers are initialised; names, parts, controls and the
         // slots of the buffer that they point to live through the call, unaliased.
-        let count = unsafe {
+        checked(unsafe {
             libc::syscall(
                 libc::SYS_recvmmsg,
                 fd.as_fd().as_raw_fd(),
@@ -79,15 +79,11 @@ pub fn receive<Fd: AsFd>(fd: Fd, batch: &mut Batch, max: usize, origins: bool) -
                 libc::MSG_DONTWAIT,
                 std::ptr::null_mut::<libc::timespec>(),
             )
-        };
-        match usize::try_from(count) {
-            Ok(count) => break count,
-            Err(_) => match last() {
-                Errno::INTR => {}
-                Errno::AGAIN => return Ok(Received { dry: true, dropped: None }),
-                errno => return Err(errno),
-            },
-        }
+        })
+    });
+    let count = match result {
+        Err(Errno::AGAIN) => return Ok(Received { dry: true, dropped: None }),
+        count => count?,
     };
     let mut received = Received { dry: count < max, dropped: None };
     for index in 0..count {
@@ -218,7 +214,7 @@ fn write_name(addr: SocketAddr) -> (Name, libc::socklen_t) {
 /// That of the first group, which was not sent: EMSGSIZE for a datagram that does not fit
 /// the address family or the send buffer; EINVAL or EIO where the path refuses the segment
 /// size; the socket's pending error, which is gone then.
-pub fn send_groups<Fd: AsFd>(
+pub(crate) fn send_groups<Fd: AsFd>(
     fd: Fd,
     buffer: &[u8],
     pieces: &[Piece],
@@ -226,9 +222,9 @@ pub fn send_groups<Fd: AsFd>(
     to: Option<&Destination>,
 ) -> Result<usize> {
     let groups = &groups[..groups.len().min(MESSAGES_MAX)];
-    let pieces_max = MESSAGES_MAX * 2;
-    debug_assert!(pieces.len() <= pieces_max);
     let mut parts = [MaybeUninit::<libc::iovec>::uninit(); MESSAGES_MAX * 2];
+    // The headers point into `parts`: what is not filled in must not be reached.
+    assert!(pieces.len() <= parts.len());
     for (piece, part) in pieces.iter().zip(&mut parts) {
         let bytes = &buffer[piece.at as usize..(piece.at + piece.len) as usize];
         // The kernel only reads from it.
@@ -259,29 +255,25 @@ pub fn send_groups<Fd: AsFd>(
         }
         headers[index].write(libc::mmsghdr { msg_hdr: header, msg_len: 0 });
     }
-    debug_assert!(first <= pieces.len());
+    assert!(first <= pieces.len());
     let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-    loop {
+    let result = retry_on_intr(|| {
+        let fd = fd.as_fd().as_raw_fd();
         // SAFETY: one header for each group is initialised; the name, the parts, the
         // controls and the buffer that they point to live through the call.
-        let sent = unsafe {
-            let fd = fd.as_fd().as_raw_fd();
+        unsafe {
             if groups.len() == 1 {
-                // One call less deep; a datagram is sent whole or not at all.
-                libc::syscall(libc::SYS_sendmsg, fd, headers.as_ptr(), flags).min(1)
+                // One call less deep. A message is taken whole, be it of no bytes, or not.
+                checked(libc::syscall(libc::SYS_sendmsg, fd, headers.as_ptr(), flags)).map(|_| 1)
             } else {
-                libc::syscall(libc::SYS_sendmmsg, fd, headers.as_mut_ptr(), groups.len(), flags)
+                let count = groups.len();
+                checked(libc::syscall(libc::SYS_sendmmsg, fd, headers.as_mut_ptr(), count, flags))
             }
-        };
-        if sent >= 0 {
-            // An empty datagram is one message of no bytes.
-            return Ok(if groups.len() == 1 { 1 } else { sent as usize });
         }
-        match last() {
-            Errno::INTR => {}
-            Errno::AGAIN => return Ok(0),
-            errno => return Err(errno),
-        }
+    });
+    match result {
+        Err(Errno::AGAIN) => Ok(0),
+        result => result,
     }
 }
 
@@ -336,10 +328,10 @@ fn write_one<T>(control: &mut Control, used: usize, kind: (i32, i32), value: T) 
 /// The socket's pending error.
 pub fn next_len<Fd: AsFd>(fd: Fd) -> Result<Option<usize>> {
     let mut byte = 0u8;
-    loop {
+    let result = retry_on_intr(|| {
         // SAFETY: the call writes at most one byte, to one that is live. With MSG_TRUNC it
         // returns the whole length (recv(2)).
-        let len = unsafe {
+        checked(unsafe {
             libc::syscall(
                 libc::SYS_recvfrom,
                 fd.as_fd().as_raw_fd(),
@@ -349,16 +341,17 @@ pub fn next_len<Fd: AsFd>(fd: Fd) -> Result<Option<usize>> {
                 std::ptr::null_mut::<libc::sockaddr>(),
                 std::ptr::null_mut::<libc::socklen_t>(),
             )
-        };
-        match usize::try_from(len) {
-            Ok(len) => return Ok(Some(len)),
-            Err(_) => match last() {
-                Errno::INTR => {}
-                Errno::AGAIN => return Ok(None),
-                errno => return Err(errno),
-            },
-        }
+        })
+    });
+    match result {
+        Err(Errno::AGAIN) => Ok(None),
+        len => len.map(Some),
     }
+}
+
+/// The result of a call that answers a count.
+fn checked(count: libc::c_long) -> Result<usize> {
+    usize::try_from(count).map_err(|_| last())
 }
 
 /// Lets the kernel join datagrams of one flow (UDP_GRO, Linux 5.0), or not. Returns
