@@ -7,7 +7,8 @@
 //! half-close, and a socket that fails is of no use either way.
 
 use crate::end::{Cause, End, OsError};
-use crate::lane::{Ends, Lane};
+use crate::error::Error;
+use crate::lane::{Endpoint, Ends, Lane};
 use crate::mover::{Limits, Need, Step, Then, deadline_after, earlier, is_due};
 use crate::store::Store;
 use std::time::{Duration, Instant};
@@ -83,6 +84,23 @@ impl Duplex {
             b_to_a: one_way(Direction::BToA, each)?,
             idle: limits.idle,
             on_max,
+        })
+    }
+
+    /// Joins two sockets, each the source of one direction and the drain of the other.
+    ///
+    /// # Errors
+    /// Those of [`Lane::new`].
+    pub(crate) fn between(
+        limits: Limits,
+        on_max: OnMax,
+        a: Endpoint<'_>,
+        b: Endpoint<'_>,
+        now: Instant,
+    ) -> Result<Self, Error> {
+        Self::new(limits, on_max, |direction, limits| match direction {
+            Direction::AToB => Lane::new(limits, a, b, now),
+            Direction::BToA => Lane::new(limits, b, a, now),
         })
     }
 

@@ -1,7 +1,7 @@
 //! Splices on threads of their own, for programs that use blocking calls.
 
 use crate::completion::Completion;
-use crate::duplex::{BothEnds, Direction, Duplex, OnMax};
+use crate::duplex::{BothEnds, Duplex, OnMax};
 use crate::end::{Carried, End};
 use crate::error::Error;
 use crate::lane::Lane;
@@ -149,10 +149,7 @@ fn two_way(
     let a = Side::new(a, "first socket")?;
     let b = Side::new(b, "second socket")?;
     let now = Instant::now();
-    let duplex = Duplex::new(limits, OnMax::EndDirection, |direction, limits| match direction {
-        Direction::AToB => Lane::new(limits, a.endpoint(), b.endpoint(), now),
-        Direction::BToA => Lane::new(limits, b.endpoint(), a.endpoint(), now),
-    })?;
+    let duplex = Duplex::between(limits, OnMax::EndDirection, a.endpoint(), b.endpoint(), now)?;
     let (a_joins, b_joins) = duplex.takes_joined();
     if a_joins {
         a.join();

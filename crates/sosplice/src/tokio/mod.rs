@@ -149,13 +149,7 @@ impl<'s, A: Socket + ?Sized, B: Socket + ?Sized> Both<'s, A, B> {
     pub fn new(a: &'s A, b: &'s B, limits: Limits, on_max: OnMax) -> io::Result<Self> {
         let (first, second, now) = ("first socket", "second socket", now());
         let (mut a, mut b) = (SocketEnd::new(a, first)?, SocketEnd::new(b, second)?);
-        let duplex = Duplex::new(limits, on_max, |direction, limits| {
-            let (a, b) = (a.endpoint(first), b.endpoint(second));
-            match direction {
-                Direction::AToB => Lane::new(limits, a, b, now),
-                Direction::BToA => Lane::new(limits, b, a, now),
-            }
-        })?;
+        let duplex = Duplex::between(limits, on_max, a.endpoint(first), b.endpoint(second), now)?;
         let (a_joins, b_joins) = duplex.takes_joined();
         if a_joins {
             a.join();
