@@ -3,17 +3,12 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+#[path = "rows/needs.rs"]
+mod needs;
 
-fn has(program: &str) -> bool {
-    let found = Command::new(program).arg("--version").stdout(Stdio::null()).status().is_ok();
-    if !found {
-        assert!(std::env::var_os("SOSPLICE_NO_SKIP").is_none(), "{program} is missing");
-        eprintln!("skipped: no {program}");
-    }
-    found
-}
+use needs::has;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// The instructions of a loop of write, poll and read.
 fn instructions(program: &Path, rounds: &str, preload: Option<&Path>) -> u64 {

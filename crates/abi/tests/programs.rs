@@ -5,6 +5,10 @@
 
 #[path = "rows/library.rs"]
 mod library;
+#[path = "rows/needs.rs"]
+mod needs;
+
+use needs::has;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -13,16 +17,6 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 const WATCHDOG: Duration = Duration::from_secs(30);
-
-/// A program that is not there is a skip, and in CI a failure.
-fn has(program: &str) -> bool {
-    let found = Command::new(program).arg("--version").stdout(Stdio::null()).status().is_ok();
-    if !found {
-        assert!(std::env::var_os("SOSPLICE_NO_SKIP").is_none(), "{program} is missing");
-        eprintln!("skipped: no {program}");
-    }
-    found
-}
 
 fn source(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(name)

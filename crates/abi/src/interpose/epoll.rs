@@ -1,6 +1,6 @@
 //! epoll: registrations are noted, and a set with a masked one is waited for in turns.
 
-use super::poll::ns_of;
+use super::poll::limit_of;
 use super::{hot, interposed, next};
 use crate::domain;
 use crate::lock;
@@ -114,7 +114,7 @@ unsafe fn pwait2_loud(
 ) -> c_int {
     // SAFETY: the caller's.
     unsafe {
-        let limit = if timeout.is_null() { Some(None) } else { ns_of(&*timeout).map(Some) };
+        let limit = limit_of(timeout);
         match limit.filter(|_| is_ours(epoll, events, count)) {
             Some(limit) => ret(wait(epoll, events, count, limit, mask)) as c_int,
             None => ret(enter!(SYS_epoll_pwait2, epoll, events, count, timeout, mask, 8)) as c_int,

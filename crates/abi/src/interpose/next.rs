@@ -103,3 +103,14 @@ pub fn find(name: &str) -> *mut c_void {
     // SAFETY: a string that ends with a zero byte.
     unsafe { libc::dlsym(libc::RTLD_NEXT, name.as_ptr().cast()) }
 }
+
+/// What a fortified name does where the room is smaller than asked: ends the program.
+pub fn chk_fail() -> ! {
+    let chk_fail = find("__chk_fail\0");
+    if !chk_fail.is_null() {
+        // SAFETY: libc's, without arguments; it does not return.
+        unsafe { std::mem::transmute::<*mut c_void, extern "C" fn() -> !>(chk_fail)() };
+    }
+    // SAFETY: does not return.
+    unsafe { libc::abort() }
+}

@@ -8,7 +8,7 @@ use crate::descriptors;
 use crate::notice;
 use crate::personality::Personality;
 use crate::sys::{self, Raw, enter, ret};
-use libc::{c_int, c_short, c_void, nfds_t, pollfd, sigset_t, timespec};
+use libc::{c_int, c_short, nfds_t, pollfd, sigset_t, timespec};
 
 const READ: c_short =
     libc::POLLIN | libc::POLLPRI | libc::POLLRDNORM | libc::POLLRDBAND | libc::POLLRDHUP;
@@ -148,8 +148,20 @@ pub fn timespec_of(ns: u64) -> timespec {
     timespec { tv_sec: (ns / 1_000_000_000) as i64, tv_nsec: (ns % 1_000_000_000) as i64 }
 }
 
-/// Nanoseconds; None for a time that is invalid, which the kernel is left to say.
-pub fn ns_of(time: &timespec) -> Option<u64> {
+/// The time limit in nanoseconds, a null one being none; None for a time that is invalid,
+/// which the kernel is left to say.
+///
+/// # Safety
+/// `time` is null or points to one.
+pub unsafe fn limit_of(time: *const timespec) -> Option<Option<u64>> {
+    // SAFETY: the caller's.
+    match unsafe { time.as_ref() } {
+        None => Some(None),
+        Some(time) => ns_of(time).map(Some),
+    }
+}
+
+fn ns_of(time: &timespec) -> Option<u64> {
     let seconds = u64::try_from(time.tv_sec).ok()?;
     let ns = u64::try_from(time.tv_nsec).ok().filter(|ns| *ns < 1_000_000_000)?;
     Some(seconds.saturating_mul(1_000_000_000).saturating_add(ns))
@@ -231,7 +243,7 @@ unsafe fn ppoll_loud(
 ) -> c_int {
     // SAFETY: the caller's.
     unsafe {
-        let limit = if timeout.is_null() { Some(None) } else { ns_of(&*timeout).map(Some) };
+        let limit = limit_of(timeout);
         let watched = limit.and_then(|limit| watch(slice(fds, count)?, limit, mask));
         match watched {
             Some(result) => ret(result) as c_int,
@@ -243,13 +255,7 @@ unsafe fn ppoll_loud(
 /// The fortified names end the program when the set is smaller than its count.
 fn check_set(count: nfds_t, room: usize) {
     if room / size_of::<pollfd>() < count as usize {
-        let chk_fail = next::find("__chk_fail\0");
-        if !chk_fail.is_null() {
-            // SAFETY: libc's, without arguments; it does not return.
-            unsafe { std::mem::transmute::<*mut c_void, extern "C" fn() -> !>(chk_fail)() };
-        }
-        // SAFETY: does not return.
-        unsafe { libc::abort() };
+        next::chk_fail();
     }
 }
 

@@ -153,13 +153,7 @@ unsafe fn recvmmsg_loud(
 /// The fortified names end the program when the room is smaller than asked.
 fn check_room(len: size_t, room: size_t) {
     if len > room {
-        let chk_fail = next::find("__chk_fail\0");
-        if !chk_fail.is_null() {
-            // SAFETY: libc's, without arguments; it does not return.
-            unsafe { std::mem::transmute::<*mut c_void, extern "C" fn() -> !>(chk_fail)() };
-        }
-        // SAFETY: does not return.
-        unsafe { libc::abort() };
+        next::chk_fail();
     }
 }
 

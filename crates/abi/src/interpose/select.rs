@@ -1,6 +1,6 @@
 //! select and pselect, by way of poll's watch when a set has a socket that matters.
 
-use super::poll::{ns_of, watch};
+use super::poll::{limit_of, watch};
 use super::{hot, interposed, next};
 use crate::descriptors;
 use crate::sys::{self, Raw, enter, ret};
@@ -198,7 +198,7 @@ unsafe fn pselect_loud(
 ) -> c_int {
     // SAFETY: the caller's.
     unsafe {
-        let limit = if timeout.is_null() { Some(None) } else { ns_of(&*timeout).map(Some) };
+        let limit = limit_of(timeout);
         let watched = limit.and_then(|limit| watch_sets(count, [read, write, except], limit, mask));
         match watched {
             Some(result) => ret(result) as c_int,
