@@ -14,30 +14,41 @@ use tokio::io::Interest;
 /// As many as the kernel allows: it caps this at net.core.somaxconn.
 const BACKLOG: i32 = i32::MAX;
 
-/// Binds one listener a worker to the same address. Port 0 is chosen once, for all.
+/// Binds one socket a worker to the same address, as `socket` makes them of the address
+/// and of whether it is shared (SO_REUSEPORT). Port 0 is chosen once, for all.
+pub(crate) fn bind_group(
+    addr: SocketAddr,
+    workers: usize,
+    socket: impl Fn(SocketAddr, bool) -> io::Result<Socket>,
+) -> Result<Vec<Socket>, Error> {
+    let listen = |source| Error::Listen { addr, source };
+    // SO_REUSEPORT would let a second relay of the same user take part of the clients
+    // unnoticed; a bind without it tells whether the port is free.
+    drop(socket(addr, false).map_err(listen)?);
+    let mut group = Vec::with_capacity(workers);
+    let mut addr = addr;
+    for _ in 0..workers {
+        let member = socket(addr, true).map_err(listen)?;
+        if addr.port() == 0 {
+            let bound = member.local_addr().map_err(listen)?;
+            addr = bound.as_socket().unwrap_or(addr);
+        }
+        group.push(member);
+    }
+    Ok(group)
+}
+
+/// The listeners of a TCP relay, one a worker.
 pub(crate) fn bind(
     addr: SocketAddr,
     workers: usize,
     congestion: Option<&Congestion>,
 ) -> Result<Vec<Socket>, Error> {
-    let listen = |source| Error::Listen { addr, source };
-    // SO_REUSEPORT would let a second relay of the same user take part of the
-    // connections unnoticed; a bind without it tells whether the port is free.
-    drop(socket(addr, false, congestion).map_err(listen)?);
-    let mut listeners = Vec::with_capacity(workers);
-    let mut addr = addr;
-    for _ in 0..workers {
-        let listener = socket(addr, true, congestion).map_err(listen)?;
-        if addr.port() == 0 {
-            let bound = listener.local_addr().map_err(listen)?;
-            addr = bound.as_socket().unwrap_or(addr);
-        }
-        listeners.push(listener);
-    }
+    let listeners = bind_group(addr, workers, |addr, shared| socket(addr, shared, congestion))?;
     // Only now: a connection must find the whole group, or it would be given to a
     // part of the workers.
     for listener in &listeners {
-        listener.listen(BACKLOG).map_err(listen)?;
+        listener.listen(BACKLOG).map_err(|source| Error::Listen { addr, source })?;
     }
     Ok(listeners)
 }

@@ -286,6 +286,6 @@ pub(crate) fn set_options<Fd: AsFd>(
     Ok(())
 }
 
-fn family(addr: SocketAddr) -> AddressFamily {
+pub(crate) fn family(addr: SocketAddr) -> AddressFamily {
     if addr.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 }
 }

@@ -192,7 +192,8 @@ impl Drop for Present<'_> {
     }
 }
 
-fn is_exhausted(error: &io::Error) -> bool {
+/// Descriptors or memory have run out.
+pub(crate) fn is_exhausted(error: &io::Error) -> bool {
     let errno = Errno::from_io_error(error);
     matches!(errno, Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM))
 }

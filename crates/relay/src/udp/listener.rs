@@ -1,6 +1,7 @@
 //! What a UDP relay is to do, and the sockets that it listens on.
 
 use crate::error::Error;
+use crate::listener::bind_group;
 use crate::upstream::{Balance, Target};
 use socket2::{Domain, Protocol, Socket, Type};
 use sosplice::EngineChoice;
@@ -36,24 +37,9 @@ pub struct Udp {
 /// from another one's burst.
 const LISTENER_BUFFER_BYTES: i32 = 4 << 20;
 
-/// Binds one socket a worker to the same address. Port 0 is chosen once, for all.
+/// The listening sockets of a UDP relay, one a worker.
 pub(crate) fn bind(config: &Udp, workers: usize) -> Result<Vec<Socket>, Error> {
-    let mut addr = config.listen;
-    let listen = |source| Error::Listen { addr, source };
-    // SO_REUSEPORT would let a second relay of the same user take part of the clients
-    // unnoticed; a bind without it tells whether the port is free.
-    drop(socket(addr, false, config.engine).map_err(listen)?);
-    let mut sockets = Vec::with_capacity(workers);
-    for _ in 0..workers {
-        let socket =
-            socket(addr, true, config.engine).map_err(|source| Error::Listen { addr, source })?;
-        if addr.port() == 0 {
-            let bound = socket.local_addr().map_err(|source| Error::Listen { addr, source })?;
-            addr = bound.as_socket().unwrap_or(addr);
-        }
-        sockets.push(socket);
-    }
-    Ok(sockets)
+    bind_group(config.listen, workers, |addr, shared| socket(addr, shared, config.engine))
 }
 
 fn socket(addr: SocketAddr, shared: bool, engine: EngineChoice) -> io::Result<Socket> {

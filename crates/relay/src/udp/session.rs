@@ -1,10 +1,11 @@
 //! One session: a client, its upstream, and the socket between the relay and that one.
 
 use super::listener::prepare;
-use crate::upstream::{Place, Pool};
+use crate::upstream::{Place, Pool, family};
+use crate::worker;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::net::{SocketFlags, SocketType};
 use sosplice::datagram::{Ability, Batch, Destination, Message, Origin, Plan, Position};
 use sosplice::{Carried, EngineChoice};
 use std::io;
@@ -212,9 +213,8 @@ impl<'p> Session<'p> {
 }
 
 fn connected(addr: SocketAddr, engine: EngineChoice) -> io::Result<OwnedFd> {
-    let family = if addr.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = rustix::net::socket_with(family, SocketType::DGRAM, flags, None)?;
+    let socket = rustix::net::socket_with(family(addr), SocketType::DGRAM, flags, None)?;
     prepare(&socket, engine, SESSION_BUFFER_BYTES);
     rustix::net::connect(&socket, &addr)?;
     Ok(socket)
@@ -222,8 +222,5 @@ fn connected(addr: SocketAddr, engine: EngineChoice) -> io::Result<OwnedFd> {
 
 /// Nothing is left to make a session from: descriptors, memory, or ports to send from.
 pub(super) fn is_exhausted(error: &io::Error) -> bool {
-    matches!(
-        Errno::from_io_error(error),
-        Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::AGAIN)
-    )
+    worker::is_exhausted(error) || error.kind() == io::ErrorKind::WouldBlock
 }
