@@ -9,21 +9,10 @@ use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs, UdpSocket};
 use std::time::{Duration, Instant};
 use support::datagrams::{
-    BURST, Crowd, Echo, V4, addr, client, expect, expect_echo, is_quiet, join, relay_to, send,
-    send_to, socket_on, upstream,
+    BURST, Crowd, Echo, V4, addr, client, expect, expect_echo, is_quiet, join, name, next_end,
+    relay_to, send, send_to, socket_on, upstream,
 };
 use support::{Descriptors, Relay, WATCHDOG, number, wait_until};
-
-/// The cause and the client of the next session that ends.
-#[track_caller]
-fn next_end(relay: &Relay) -> (String, String) {
-    let session = relay.next_session();
-    (session.cause, session.client)
-}
-
-fn name(client: &UdpSocket) -> String {
-    addr(client).to_string()
-}
 
 /// A session has no other end than silence: one that is kept costs a descriptor and a
 /// port for ever.

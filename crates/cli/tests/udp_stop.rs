@@ -8,20 +8,10 @@ use rustix::process::Signal;
 use std::collections::HashSet;
 use std::net::UdpSocket;
 use support::datagrams::{
-    Chatter, Echo, V4, addr, client, expect, expect_echo, is_quiet, join, relay_to, send, upstream,
+    Chatter, Echo, V4, addr, client, expect, expect_echo, is_quiet, join, name, next_end, relay_to,
+    send, upstream,
 };
 use support::{Relay, number};
-
-/// The cause and the client of the next session that ends.
-#[track_caller]
-fn next_end(relay: &Relay) -> (String, String) {
-    let session = relay.next_session();
-    (session.cause, session.client)
-}
-
-fn name(client: &UdpSocket) -> String {
-    addr(client).to_string()
-}
 
 const STOPPING: &str = "stopping: accepting no more, waiting for running sessions";
 

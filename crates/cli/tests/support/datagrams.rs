@@ -53,6 +53,18 @@ pub fn addr(socket: &UdpSocket) -> SocketAddr {
     socket.local_addr().unwrap()
 }
 
+/// As the relay's log calls a client.
+pub fn name(client: &UdpSocket) -> String {
+    addr(client).to_string()
+}
+
+/// The cause and the client of the next session that ends.
+#[track_caller]
+pub fn next_end(relay: &Relay) -> (String, String) {
+    let session = relay.next_session();
+    (session.cause, session.client)
+}
+
 /// A new client, which takes datagrams from `to` alone.
 #[track_caller]
 pub fn client(to: SocketAddr) -> UdpSocket {
