@@ -282,7 +282,7 @@ impl<S: Store> Reading<'_, S> {
             if route == ROUTE_RING {
                 return Ok(Found::Empty);
             }
-            if self.take_grant_back() {
+            if self.take_grant_back()? {
                 return Ok(Found::Tcp);
             }
         }
@@ -298,17 +298,20 @@ impl<S: Store> Reading<'_, S> {
         })
     }
 
-    fn take_grant_back(&self) -> bool {
+    /// False when the writer has taken it meanwhile.
+    fn take_grant_back(&self) -> Result<bool, Broken> {
         if !self.granted() {
-            return true;
+            return Ok(true);
         }
         let given = self.own.tcp_data.load(Ordering::Relaxed) + 1;
-        let taken =
-            self.bell.grant.compare_exchange(given, 0, Ordering::AcqRel, Ordering::Acquire).is_ok();
-        if taken {
-            self.own.granted.store(0, Ordering::Relaxed);
+        match self.bell.grant.compare_exchange(given, 0, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => {
+                self.own.granted.store(0, Ordering::Relaxed);
+                Ok(true)
+            }
+            Err(FLIPPED) => Ok(false),
+            Err(_) => Err(Broken),
         }
-        taken
     }
 
     /// The writer may go to the ring if it has sent nothing more.
