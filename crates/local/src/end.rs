@@ -75,6 +75,27 @@ pub struct OwnWriting {
     pub tcp_data: AtomicU64,
 }
 
+impl Own {
+    /// The beginning again, for another connection.
+    pub fn reset(&self) {
+        let OwnReading { lock, granted, granted_at, tail, bells, tcp_data, error, vain } =
+            &self.reading;
+        lock.reset();
+        for word in [granted, error, vain] {
+            word.store(0, Ordering::Relaxed);
+        }
+        for word in [granted_at, tail, bells, tcp_data] {
+            word.store(0, Ordering::Relaxed);
+        }
+        let OwnWriting { lock, in_kernel, route, head, tail, bells, tcp_data } = &self.writing;
+        lock.reset();
+        in_kernel.store(0, Ordering::Relaxed);
+        for word in [route, head, tail, bells, tcp_data] {
+            word.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
 /// An end's own state, out of its peer's reach, shared with forked relatives.
 #[derive(Debug, Default)]
 #[repr(C)]
@@ -190,6 +211,25 @@ impl<'a, S: Store> End<'a, S> {
         head != self.own.reading.tail.load(Ordering::Relaxed)
     }
 
+    /// So many bytes are in the incoming ring, without the lock.
+    #[inline]
+    pub fn has(&self, count: usize) -> bool {
+        let head = self.lane_in().written.head.load(Ordering::Acquire);
+        let queued = head.wrapping_sub(self.own.reading.tail.load(Ordering::Relaxed));
+        queued >= count.clamp(1, self.incoming.size()) as u64
+    }
+
+    /// Bytes put into the incoming ring so far.
+    pub fn arrived(&self) -> u64 {
+        self.lane_in().written.head.load(Ordering::Acquire)
+    }
+
+    /// A doorbell is wanted, and none has been sent for it.
+    #[inline]
+    pub fn is_armed(&self) -> bool {
+        self.lane_in().bell.bell_at.load(Ordering::Relaxed) != NEVER
+    }
+
     /// The peer's claim that everything goes over TCP is not settled by the ring: a glance
     /// for one who spins.
     #[inline]
@@ -200,6 +240,12 @@ impl<'a, S: Store> End<'a, S> {
     /// A reader spun.
     pub fn note_spin(&self) {
         bump(&self.lane_in().taken.spins, 1);
+    }
+
+    /// The peer wants what it has not taken from the ring over TCP.
+    pub fn is_asked_to_leave(&self) -> bool {
+        let bell = &self.lane_out().bell;
+        bell.leaves.load(Ordering::Relaxed) != 0 && bell.left.load(Ordering::Relaxed) == 0
     }
 
     /// The peer has closed its socket.
@@ -513,6 +559,19 @@ impl<'a, S: Store> Writing<'a, S> {
             self.written.bells.store(bells, Ordering::Release);
         }
         taken
+    }
+
+    /// Wakes the peer, which has something to be told. False where a byte on TCP would be data.
+    #[must_use]
+    pub fn call(&mut self) -> bool {
+        if self.kind() != ROUTE_RING {
+            return false;
+        }
+        self.bell.bell_at.store(NEVER, Ordering::Relaxed);
+        let bells = self.own.bells.load(Ordering::Relaxed).wrapping_add(1);
+        self.own.bells.store(bells, Ordering::Relaxed);
+        self.written.bells.store(bells, Ordering::Release);
+        true
     }
 
     /// The ring is full: the stream goes on over TCP.

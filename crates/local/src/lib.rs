@@ -4,9 +4,12 @@
 //! * [`end`] is one end: the protocol between ring and TCP, without a system call.
 //! * [`stream`] makes a stream socket of it.
 
+mod descriptor;
 pub mod end;
 pub mod layout;
 pub mod lock;
+pub mod member;
+mod packet;
 pub mod ring;
 pub mod stream;
 mod sync;

@@ -137,6 +137,9 @@ fn attempt<S: Store + Copy>(
             }
             let count = take(&mut reading, queued, to, skip, peek);
             (skip, done) = (skip + count, done + count);
+            if count == queued && !peek {
+                take_bells(&mut reading, tcp);
+            }
             if skip == room || !reading.is_on_tcp() {
                 break Ok(0);
             }
@@ -203,6 +206,17 @@ fn attempt<S: Store + Copy>(
             Ok(done)
         }
         error => error,
+    }
+}
+
+/// The ring is empty: a doorbell has nothing to say any more. It is taken at once, for a socket that
+/// is closed over unread bytes is reset.
+fn take_bells<S: Store>(reading: &mut Reading<'_, S>, tcp: &impl Tcp) {
+    let due = reading.bells_due();
+    if due > 0
+        && let Ok(count) = tcp.discard(due)
+    {
+        reading.took_bells(count);
     }
 }
 
@@ -306,18 +320,16 @@ pub fn prepare<S: Store + Copy>(
     threads: &impl Threads,
     low_water: usize,
 ) -> Result<bool, Errno> {
+    if end.is_asked_to_leave() {
+        oblige(end, tcp, threads)?;
+    }
     let mut reading = end.reading(threads)?;
     if let Found::Ring(queued) = reading.peek()?
         && queued >= low_water.clamp(1, end.incoming.size())
     {
         return Ok(true);
     }
-    let due = reading.bells_due();
-    if due > 0
-        && let Ok(count) = tcp.discard(due)
-    {
-        reading.took_bells(count);
-    }
+    take_bells(&mut reading, tcp);
     Ok(reading.arm(low_water)? == Arm::Ready)
 }
 
@@ -329,6 +341,9 @@ pub fn settle<S: Store + Copy>(
     threads: &impl Threads,
     low_water: usize,
 ) -> Result<bool, Errno> {
+    if end.is_asked_to_leave() {
+        oblige(end, tcp, threads)?;
+    }
     let mut reading = end.reading(threads)?;
     if let Found::Ring(queued) = reading.peek()?
         && queued >= low_water.clamp(1, end.incoming.size())
