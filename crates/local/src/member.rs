@@ -94,7 +94,6 @@ impl Member {
         };
         let mail = map_mail(&memory)?;
         let connection = AtomicI32::new(connection.into_raw());
-        // Seen: what may come before the first look counts as news.
         Ok(Self { connection, mail, seen: AtomicU32::new(0) })
     }
 

@@ -24,6 +24,9 @@ pub struct Page<T> {
     kind: PhantomData<T>,
 }
 
+// SAFETY: no thread's own; what others can write anyway may be written from any thread.
+unsafe impl<T: Send + Sync> Send for Page<T> {}
+
 impl<T> Deref for Page<T> {
     type Target = T;
 

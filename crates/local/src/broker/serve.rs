@@ -234,8 +234,10 @@ impl Broker {
     fn welcome(&mut self, id: Id) -> Manners {
         let Some(connection) = self.connections.get_mut(&id) else { return Manners::Bad };
         let Ok((mail, memory)) = MailWord::make() else { return Manners::Bad };
+        let said = connection.say(&Reply::Welcome.encode(), Some(memory.as_fd()));
+        // Behind the answer, which is awaited and no mail.
         connection.mail = Some(mail);
-        connection.say(&Reply::Welcome.encode(), Some(memory.as_fd()))
+        said
     }
 
     /// Until it ends the process counts as somebody who needs the broker.
