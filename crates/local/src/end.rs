@@ -54,8 +54,8 @@ pub struct OwnReading {
     pub tcp_data: AtomicU64,
     /// An error that was met while the ring still held bytes; zero for none.
     pub error: AtomicU32,
-    /// Spins that found nothing, in a row.
-    pub vain: AtomicU32,
+    /// Whether its waits spin.
+    pub patience: crate::stream::Patience,
 }
 
 /// State of an end's writing side. All zero is the beginning. Guarded by its lock.
@@ -78,10 +78,11 @@ pub struct OwnWriting {
 impl Own {
     /// The beginning again, for another connection.
     pub fn reset(&self) {
-        let OwnReading { lock, granted, granted_at, tail, bells, tcp_data, error, vain } =
+        let OwnReading { lock, granted, granted_at, tail, bells, tcp_data, error, patience } =
             &self.reading;
         lock.reset();
-        for word in [granted, error, vain] {
+        patience.reset();
+        for word in [granted, error] {
             word.store(0, Ordering::Relaxed);
         }
         for word in [granted_at, tail, bells, tcp_data] {

@@ -7,7 +7,7 @@
 use crate::end::{Arm, Broken, End, Found, Reading, Way};
 use crate::lock::{Reentered, Threads};
 use crate::ring::Store;
-use crate::sync::Ordering;
+use crate::sync::{AtomicU32, Ordering};
 use rustix::io::Errno;
 use std::io::{IoSlice, IoSliceMut};
 
@@ -58,10 +58,43 @@ impl From<Reentered> for Errno {
     }
 }
 
-/// Spins in vain after which an end spins only now and then.
-const VAIN: u32 = 4;
-/// How seldom.
-const SELDOM: u32 = 32;
+/// Whether spinning has been of use lately. A wait that was over soon, awake or asleep, says that it
+/// is; long ones, that it is not. Zero is the beginning.
+#[derive(Debug, Default)]
+#[repr(transparent)]
+pub struct Patience(AtomicU32);
+
+/// Long waits in a row after which an end does not spin.
+const LONG_WAITS: u32 = 4;
+/// A wait of so many times the limit was soon over.
+const SOON: u64 = 4;
+
+impl Patience {
+    /// The beginning.
+    #[cfg(not(loom))]
+    pub const fn new() -> Self {
+        Self(AtomicU32::new(0))
+    }
+
+    /// Whether to spin.
+    pub fn is_there(&self) -> bool {
+        self.0.load(Ordering::Relaxed) < LONG_WAITS
+    }
+
+    /// A wait has ended that took so long, of which it may spin `limit_ns`.
+    pub fn waited(&self, ns: u64, limit_ns: u64) {
+        let long = self.0.load(Ordering::Relaxed);
+        let now = if ns < limit_ns.saturating_mul(SOON) { 0 } else { (long + 1).min(LONG_WAITS) };
+        if now != long {
+            self.0.store(now, Ordering::Relaxed);
+        }
+    }
+
+    /// The beginning again.
+    pub fn reset(&self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
+}
 
 /// Bytes in the buffers.
 fn room(buffers: &[IoSliceMut<'_>]) -> usize {
@@ -235,13 +268,7 @@ fn failed<S: Store>(
 
 /// Looks at the ring for a while. True when something is there.
 fn spin<S: Store>(end: &End<'_, S>, tcp: &impl Tcp, limit_ns: u64) -> bool {
-    let vain = &end.own.reading.vain;
-    let tries = vain.load(Ordering::Relaxed);
-    if limit_ns == 0 || end.is_tcp() {
-        return false;
-    }
-    if tries >= VAIN && !tries.is_multiple_of(SELDOM) {
-        vain.store(tries.wrapping_add(1), Ordering::Relaxed);
+    if limit_ns == 0 || end.is_tcp() || !end.own.reading.patience.is_there() {
         return false;
     }
     end.note_spin();
@@ -249,16 +276,25 @@ fn spin<S: Store>(end: &End<'_, S>, tcp: &impl Tcp, limit_ns: u64) -> bool {
     loop {
         for _ in 0..64 {
             if end.glance() {
-                vain.store(0, Ordering::Relaxed);
                 return true;
             }
             std::hint::spin_loop();
         }
         if tcp.now_ns() >= until {
-            vain.store(tries.wrapping_add(1), Ordering::Relaxed);
             return false;
         }
     }
+}
+
+/// Sleeps in the kernel, and learns from how long that took.
+fn sleep<S: Store>(end: &End<'_, S>, tcp: &impl Tcp, limit_ns: u64) -> Result<usize, Errno> {
+    if limit_ns == 0 {
+        return tcp.sleep();
+    }
+    let begun = tcp.now_ns();
+    let slept = tcp.sleep();
+    end.own.reading.patience.waited(tcp.now_ns().saturating_sub(begun), limit_ns);
+    slept
 }
 
 /// Reads, as recv(2) does.
@@ -305,7 +341,7 @@ pub fn recv<S: Store + Copy>(
         if prepare(end, tcp, threads, missing)? {
             continue;
         }
-        match tcp.sleep() {
+        match sleep(end, tcp, how.spin_ns) {
             Ok(_) => {}
             Err(error) => return if done > 0 { Ok(done) } else { Err(error) },
         }

@@ -36,7 +36,10 @@ unsafe fn of_ring(fd: c_int, buf: *mut c_void, len: size_t, flags: c_int) -> Opt
 unsafe extern "C" fn read_loud(fd: c_int, buf: *mut c_void, len: size_t) -> ssize_t {
     // SAFETY: the caller's.
     unsafe {
-        if let Some(result) = of_ring(fd, buf, len, 0) {
+        // Nothing is read of nothing, whatever is there.
+        if len > 0
+            && let Some(result) = of_ring(fd, buf, len, 0)
+        {
             return ret(result);
         }
         match into_buffer(fd, buf, len, 0) {

@@ -3,7 +3,7 @@
 //! Each function is None for a descriptor that is none of ours: the call is somebody else's.
 //! A plain connection's calls go to the kernel and are counted; a paired one's to the stream.
 
-use super::connections::{self, Connection, State};
+use super::connections::{self, Connection, State, Used};
 use super::pairing;
 use super::socket::{Family, Socket};
 use super::{sets, spin_ns};
@@ -29,7 +29,7 @@ fn raw(result: Result<usize, Errno>) -> Raw {
 enum Whose {
     Kernels,
     Plain(Connection),
-    Paired(Connection, End<'static, Ring>),
+    Paired(Used),
 }
 
 #[inline]
@@ -41,9 +41,9 @@ fn whose(fd: c_int) -> Whose {
             return Whose::Plain(found);
         }
     }
-    match found.end() {
-        Some(end) => Whose::Paired(found, end),
-        // A relative has paired what this process cannot see: that is prevented by `attach`.
+    match found.used() {
+        Some(used) => Whose::Paired(used),
+        // It was closed meanwhile, or given up.
         None => Whose::Kernels,
     }
 }
@@ -77,7 +77,8 @@ pub unsafe fn read(fd: c_int, iov: *mut iovec, count: usize, flags: c_int) -> Op
         Whose::Kernels => None,
         // SAFETY: the caller's.
         Whose::Plain(found) => Some(unsafe { read_plain(found, fd, iov, count, flags) }),
-        Whose::Paired(found, end) => {
+        Whose::Paired(used) => {
+            let (found, end) = (&*used, &used.end);
             // What is beside the stream is the kernel's.
             if flags & (libc::MSG_OOB | libc::MSG_ERRQUEUE) != 0 || count > PIECES_MAX {
                 return None;
@@ -91,13 +92,14 @@ pub unsafe fn read(fd: c_int, iov: *mut iovec, count: usize, flags: c_int) -> Op
                 spin_ns: spin_ns(),
                 low_water: found.low_water(),
             };
-            let socket = Waiting { socket: Socket { fd, flags: 0 }, found };
+            let socket =
+                Waiting { socket: Socket { fd, flags: libc::MSG_NOSIGNAL }, found: *found };
             let result = if flags & libc::MSG_TRUNC != 0 {
-                discard(&end, &socket, to, how)
+                discard(end, &socket, to, how)
             } else {
-                stream::recv(&end, &socket, &Family, to, how)
+                stream::recv(end, &socket, &Family, to, how)
             };
-            has_read(found, &end, &socket);
+            has_read(&used, &socket);
             Some(raw(result))
         }
     }
@@ -133,14 +135,15 @@ fn discard(
 /// Behind a read: the sets that have the connection look at it again, and who sleeps for it is
 /// told of what comes next.
 #[inline]
-fn has_read(found: Connection, end: &End<'static, Ring>, socket: &Waiting) {
+fn has_read(used: &Used, socket: &Waiting) {
+    let (found, end) = (&**used, &used.end);
     if end.is_armed() {
         return;
     }
     if found.record.waiters.load(Ordering::SeqCst) > 0 {
         let _ = stream::prepare(end, socket, &Family, found.low_water());
     } else if found.here.is_live.load(Ordering::Relaxed) == 0 {
-        sets::enliven(found);
+        sets::enliven(used);
     }
 }
 
@@ -230,7 +233,7 @@ pub unsafe fn read_message(fd: c_int, msg: *mut msghdr, flags: c_int) -> Option<
     }
     // SAFETY: the caller's.
     unsafe {
-        let result = read(fd, (*msg).msg_iov, (*msg).msg_iovlen as usize, flags)?;
+        let result = read(fd, (*msg).msg_iov, (*msg).msg_iovlen, flags)?;
         if result >= 0 {
             (*msg).msg_namelen = 0;
             (*msg).msg_controllen = 0;
@@ -250,7 +253,8 @@ pub unsafe fn write(fd: c_int, iov: *const iovec, count: usize, flags: c_int) ->
         Whose::Kernels => None,
         // SAFETY: the caller's.
         Whose::Plain(found) => Some(unsafe { write_plain(found, fd, iov, count, flags) }),
-        Whose::Paired(found, end) => {
+        Whose::Paired(used) => {
+            let (found, end) = (&*used, &used.end);
             let socket = Socket { fd, flags };
             if flags & (libc::MSG_OOB | libc::MSG_ZEROCOPY | libc::MSG_FASTOPEN) != 0
                 || count > PIECES_MAX
@@ -264,7 +268,7 @@ pub unsafe fn write(fd: c_int, iov: *const iovec, count: usize, flags: c_int) ->
             let how = WriteHow { spin_ns: if waits { spin_ns() } else { 0 } };
             // SAFETY: the caller's.
             let from = unsafe { buffers(iov, count) };
-            Some(raw(stream::send(&end, &socket, &Family, from, how)))
+            Some(raw(stream::send(end, &socket, &Family, from, how)))
         }
     }
 }
@@ -280,7 +284,7 @@ pub unsafe fn write_message(fd: c_int, msg: *const msghdr, flags: c_int) -> Opti
     // SAFETY: the caller's.
     unsafe {
         super::doors::passing(msg);
-        write(fd, (*msg).msg_iov, (*msg).msg_iovlen as usize, flags)
+        write(fd, (*msg).msg_iov, (*msg).msg_iovlen, flags)
     }
 }
 
@@ -333,7 +337,8 @@ pub unsafe fn send_file(fd: c_int, from: c_int, offset: *mut off_t, count: usize
             found.end_plain_write(result.max(0) as usize);
             Some(result)
         }
-        Whose::Paired(_, end) => {
+        Whose::Paired(used) => {
+            let end = &used.end;
             let Ok(mut writing) = end.writing(&Family) else { return Some(AGAIN) };
             let mut done = 0;
             loop {
@@ -400,7 +405,8 @@ pub unsafe fn splice_to(fd: c_int, call: impl Fn() -> Raw) -> Option<Raw> {
             found.end_plain_write(result.max(0) as usize);
             Some(result)
         }
-        Whose::Paired(_, end) => {
+        Whose::Paired(used) => {
+            let end = &used.end;
             let Ok(mut writing) = end.writing(&Family) else { return Some(AGAIN) };
             match writing.way(1) {
                 Err(_) => return Some(-(libc::ECONNRESET as Raw)),
@@ -428,14 +434,16 @@ pub fn splice_from(fd: c_int, pipe: c_int, len: usize, call: impl Fn() -> Raw) -
             found.end_plain_read(result.max(0) as usize);
             Some(result)
         }
-        Whose::Paired(found, end) => {
-            let socket = Waiting { socket: Socket { fd, flags: 0 }, found };
+        Whose::Paired(used) => {
+            let (found, end) = (&*used, &used.end);
+            let socket =
+                Waiting { socket: Socket { fd, flags: libc::MSG_NOSIGNAL }, found: *found };
             let result = loop {
-                match splice_once(&end, &socket, pipe, len, &call) {
+                match splice_once(end, &socket, pipe, len, &call) {
                     Err(Errno::AGAIN) if !found.is_nonblocking() => {}
                     result => break result,
                 }
-                match stream::prepare(&end, &socket, &Family, 1) {
+                match stream::prepare(end, &socket, &Family, 1) {
                     Ok(true) => continue,
                     Ok(false) => {}
                     Err(error) => break Err(error),
@@ -444,7 +452,7 @@ pub fn splice_from(fd: c_int, pipe: c_int, len: usize, call: impl Fn() -> Raw) -
                     break Err(error);
                 }
             };
-            has_read(found, &end, &socket);
+            has_read(&used, &socket);
             Some(raw(result))
         }
     }

@@ -5,7 +5,7 @@
 //! connection is paired, and ends with its last descriptor in the last process that has it. A
 //! connection whose beginning nobody saw is none of ours.
 
-use crate::sys::{self, enter};
+use crate::sys::enter;
 use sosplice_local::end::{End, Own};
 use sosplice_local::layout::{HEADER_BYTES, Header};
 use sosplice_local::ring::Ring;
@@ -68,12 +68,50 @@ pub struct Here {
     memory: AtomicPtr<u8>,
     /// Descriptors of it.
     descriptors: AtomicU32,
+    /// Calls that use the memory. While there are any it stays, though the connection may be
+    /// closed: closing under another thread's call is the program's right.
+    users: AtomicU32,
+    /// Not zero when the last user takes it away: one of [`Ending`].
+    ending: AtomicU32,
     /// One of them.
     pub fd: AtomicI32,
     /// Not zero when each epoll set that has it looks at it by itself before it sleeps.
     pub is_live: AtomicU32,
     /// An offer came: memory is mapped, and not attached yet.
     pub offer: AtomicU32,
+}
+
+/// What becomes of a connection's memory here when nobody uses it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+enum Ending {
+    /// Others have the connection.
+    Unmap = 1,
+    /// Nobody has.
+    Release = 2,
+}
+
+/// A paired connection in use: its memory stays as long as this lives.
+pub struct Used {
+    connection: Connection,
+    pub end: End<'static, Ring>,
+}
+
+impl std::ops::Deref for Used {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        &self.connection
+    }
+}
+
+impl Drop for Used {
+    #[inline]
+    fn drop(&mut self) {
+        if self.connection.here.users.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.connection.end_if_due();
+        }
+    }
 }
 
 /// A connection that this process has.
@@ -143,19 +181,30 @@ pub fn of(fd: c_int) -> Option<Connection> {
     }
     let found = connection(id);
     if found.state() == State::Given {
-        forget(fd);
+        drop_descriptor(fd);
         return None;
     }
     Some(found)
 }
 
+/// Lets go of a descriptor; of the connection with the last.
+fn drop_descriptor(fd: c_int) {
+    if let Some((found, last)) = forget(fd) {
+        match last {
+            Last::No => {}
+            Last::Here => found.unmap(),
+            Last::Anywhere => found.release(),
+        }
+    }
+}
+
 /// As [`of`], if it is paired.
 #[inline]
-pub fn paired(fd: c_int) -> Option<Connection> {
+pub fn paired(fd: c_int) -> Option<Used> {
     if PAIRED.load(Ordering::Relaxed) == 0 {
         return None;
     }
-    of(fd).filter(|connection| connection.state() == State::Paired)
+    of(fd)?.used()
 }
 
 /// Some connection of this process is paired, or was.
@@ -165,13 +214,12 @@ pub fn any_paired() -> bool {
 }
 
 /// A connection begins under this descriptor.
-pub fn enter(fd: c_int, nonblocking: bool) -> Option<Connection> {
+pub fn enter(fd: c_int) -> Option<Connection> {
     let place = entry(fd)?;
     if place.load(Ordering::Relaxed) != 0 {
         // It was closed behind our back.
-        forget(fd);
+        drop_descriptor(fd);
     }
-    let inode = sys::socket_inode(fd)?;
     let first = HINT.load(Ordering::Relaxed);
     let id = (0..RECORDS as u32).map(|step| (first + step) % RECORDS as u32).find(|id| {
         *id != 0
@@ -188,7 +236,7 @@ pub fn enter(fd: c_int, nonblocking: bool) -> Option<Connection> {
     })?;
     HINT.store(id + 1, Ordering::Relaxed);
     let made = connection(id);
-    made.record.begin(inode, nonblocking);
+    made.record.begin();
     made.here.begin(fd);
     place.store(id, Ordering::Release);
     TOP.fetch_max(fd as u32 + 1, Ordering::AcqRel);
@@ -268,16 +316,14 @@ pub fn by_token(token: u64) -> Option<Connection> {
 }
 
 impl Record {
-    fn begin(&self, inode: u64, nonblocking: bool) {
+    fn begin(&self) {
         self.own.reset();
         self.generation.fetch_add(1, Ordering::Relaxed);
         self.holders.store(1, Ordering::Relaxed);
         for word in [&self.reads, &self.calls, &self.waiters, &self.no_delay, &self.cork] {
             word.store(0, Ordering::Relaxed);
         }
-        self.nonblocking.store(nonblocking.into(), Ordering::Relaxed);
         self.low_water.store(1, Ordering::Relaxed);
-        self.inode.store(inode, Ordering::Relaxed);
     }
 
     fn set_state(&self, state: State) {
@@ -289,6 +335,7 @@ impl Here {
     fn begin(&self, fd: c_int) {
         self.memory.store(std::ptr::null_mut(), Ordering::Relaxed);
         self.descriptors.store(1, Ordering::Relaxed);
+        self.ending.store(0, Ordering::Relaxed);
         self.fd.store(fd, Ordering::Relaxed);
         self.is_live.store(0, Ordering::Relaxed);
         self.offer.store(0, Ordering::Relaxed);
@@ -406,10 +453,60 @@ impl Connection {
         self.record.set_state(State::Given);
     }
 
-    /// The record is free for another connection.
+    /// The record is free for another connection, once no call uses it.
     pub fn release(&self) {
-        self.unmap();
-        self.record.set_state(State::Free);
+        self.end_as(Ending::Release);
+    }
+
+    /// This process has done with the pair's memory, once no call uses it.
+    pub fn unmap(&self) {
+        self.end_as(Ending::Unmap);
+    }
+
+    fn end_as(&self, ending: Ending) {
+        self.here.users.fetch_add(1, Ordering::SeqCst);
+        self.here.ending.store(ending as u32, Ordering::SeqCst);
+        if self.here.users.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.end_if_due();
+        }
+    }
+
+    /// By the last user: nobody begins to use what has no descriptor.
+    fn end_if_due(&self) {
+        let ending = self.here.ending.swap(0, Ordering::SeqCst);
+        if ending == 0 {
+            return;
+        }
+        let memory = self.here.memory.swap(std::ptr::null_mut(), Ordering::AcqRel);
+        if !memory.is_null() {
+            let ring_bytes = self.record.ring_bytes.load(Ordering::Relaxed) as usize;
+            let bytes = sosplice_local::layout::pair_bytes(ring_bytes);
+            // SAFETY: it was mapped with this length, and no call uses it any more.
+            unsafe { enter!(SYS_munmap, memory, bytes) };
+        }
+        if ending == Ending::Release as u32 {
+            self.record.set_state(State::Free);
+        }
+    }
+
+    /// To be used as a paired connection; None for what is none.
+    #[inline]
+    pub fn used(self) -> Option<Used> {
+        self.here.users.fetch_add(1, Ordering::SeqCst);
+        let end = (self.state() == State::Paired
+            && self.here.ending.load(Ordering::SeqCst) == 0
+            && self.here.descriptors.load(Ordering::Relaxed) > 0)
+            .then(|| self.end())
+            .flatten();
+        match end {
+            Some(end) => Some(Used { connection: self, end }),
+            None => {
+                if self.here.users.fetch_sub(1, Ordering::SeqCst) == 1 {
+                    self.end_if_due();
+                }
+                None
+            }
+        }
     }
 
     /// The pair's memory is here. `role` says which end this is.
@@ -417,18 +514,6 @@ impl Connection {
         self.record.ring_bytes.store(ring_bytes as u64, Ordering::Relaxed);
         self.record.role.store(role as u32, Ordering::Relaxed);
         self.here.memory.store(memory.as_ptr(), Ordering::Release);
-    }
-
-    /// This process has done with the pair's memory.
-    pub fn unmap(&self) {
-        let memory = self.here.memory.swap(std::ptr::null_mut(), Ordering::AcqRel);
-        if !memory.is_null() {
-            let ring_bytes = self.record.ring_bytes.load(Ordering::Relaxed) as usize;
-            let bytes = sosplice_local::layout::pair_bytes(ring_bytes);
-            // SAFETY: it was mapped with this length, and nobody here uses it any more: its last
-            // descriptor is being closed.
-            unsafe { enter!(SYS_munmap, memory, bytes) };
-        }
     }
 
     /// This end of the pair; None without its memory.

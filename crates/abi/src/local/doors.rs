@@ -19,8 +19,8 @@ pub fn shutting_down(fd: c_int, how: c_int) {
         return;
     }
     // What follows is the kernel's to refuse; what was written before is in the ring already.
-    if let Some(end) = connections::paired(fd).and_then(|found| found.end())
-        && let Ok(mut writing) = end.writing(&Family)
+    if let Some(found) = connections::paired(fd)
+        && let Ok(mut writing) = found.end.writing(&Family)
     {
         writing.pin();
     }
@@ -28,10 +28,9 @@ pub fn shutting_down(fd: c_int, how: c_int) {
 
 /// Brings a connection back to TCP. What the peer has in the ring for us it sends again.
 pub fn leave(found: Connection, fd: c_int) {
-    if found.state() == State::Paired
-        && let Some(end) = found.end()
-    {
-        leave_ring(&end, fd);
+    if let Some(used) = found.used() {
+        leave_ring(&used.end, fd);
+        pairing::restore(&found, fd);
     }
     found.give_up();
     pairing::withdraw(found);

@@ -103,11 +103,12 @@ pub unsafe fn counted(fd: c_int, request: c_ulong, arg: *mut c_int) {
     if !super::is_on() {
         return;
     }
-    let Some(end) = connections::paired(fd).and_then(|found| found.end()) else { return };
+    let Some(found) = connections::paired(fd) else { return };
+    let end = &found.end;
     // SAFETY: the caller's.
     let count = unsafe { &mut *arg };
     if request == libc::FIONREAD as c_ulong {
-        if let Ok((queued, bells)) = stream::queued(&end, &Family) {
+        if let Ok((queued, bells)) = stream::queued(end, &Family) {
             *count = (*count - bells as c_int).max(0) + queued as c_int;
         }
     } else if request == SIOCOUTQ {

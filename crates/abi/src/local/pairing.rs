@@ -11,8 +11,9 @@ use crate::descriptors;
 use crate::lock;
 use crate::sys::{self, enter};
 use libc::{c_int, sockaddr_storage, socklen_t};
-use sosplice_local::end::Found;
+use sosplice_local::end::{End, Found};
 use sosplice_local::member::{self, Mail, Member};
+use sosplice_local::ring::Ring;
 use sosplice_local::stream::Tcp;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
@@ -30,14 +31,10 @@ fn member() -> Option<&'static Member> {
     unsafe { MEMBER.load(Ordering::Acquire).as_ref() }
 }
 
-/// A connection begins, or is being made: connect(2) or accept(2) gave it.
+/// A connection begins, or is being made: connect(2) or accept(2) gave it. Whether it is one that
+/// can be paired is looked at when it has shown that it is worth it.
 pub fn begin(fd: c_int) {
-    if sys::int_option(fd, libc::SOL_SOCKET, libc::SO_PROTOCOL) != Ok(libc::IPPROTO_TCP) {
-        return;
-    }
-    if addresses(fd).is_none_or(|(local, peer)| is_wanted(local, peer)) {
-        connections::enter(fd, sys::is_nonblocking(fd));
-    }
+    connections::enter(fd);
 }
 
 fn is_wanted(local: SocketAddr, peer: SocketAddr) -> bool {
@@ -49,8 +46,12 @@ fn is_wanted(local: SocketAddr, peer: SocketAddr) -> bool {
         && (!settings.loopback_only || (loopback(local.ip()) && loopback(peer.ip())))
 }
 
-/// Both ends of a connection; None for one that is still being made.
+/// Both ends of a TCP connection; None for any other, and for one that is still being made.
 fn addresses(fd: c_int) -> Option<(SocketAddr, SocketAddr)> {
+    let protocol = sys::int_option(fd, libc::SOL_SOCKET, libc::SO_PROTOCOL).ok()?;
+    if protocol != libc::IPPROTO_TCP {
+        return None;
+    }
     Some((name(fd, libc::SYS_getsockname)?, name(fd, libc::SYS_getpeername)?))
 }
 
@@ -104,6 +105,8 @@ fn announce(found: Connection) {
     let announced = join(&guard).zip(addresses(fd)).zip(settings()).is_some_and(
         |((member, (local, peer)), settings)| {
             let ring_bytes = settings.ring_bytes as u64;
+            let Some(inode) = sys::socket_inode(fd) else { return false };
+            found.record.inode.store(inode, Ordering::Relaxed);
             is_wanted(local, peer)
                 && member.announce(found.token(), local, peer, namespace(), ring_bytes).is_ok()
         },
@@ -179,6 +182,7 @@ fn attach(found: Connection) {
     }
     let fd = found.here.fd.load(Ordering::Relaxed);
     let Some(end) = found.end() else { return };
+    // The lock keeps another thread from closing it under this.
     let attached = found.attach(|| {
         let is_same = sys::socket_inode(fd) == Some(found.record.inode.load(Ordering::Relaxed));
         is_same && prepare(found, fd)
@@ -188,7 +192,9 @@ fn attach(found: Connection) {
         Some(true) => {
             found.here.offer.store(0, Ordering::Release);
             end.attach();
-            sets::enliven(found);
+            if let Some(used) = found.used() {
+                sets::enliven(&used);
+            }
         }
         Some(false) => {
             found.here.offer.store(0, Ordering::Release);
@@ -221,6 +227,20 @@ fn prepare(found: Connection, fd: c_int) -> bool {
     true
 }
 
+/// TCP has its options back as the program has set them.
+pub fn restore(found: &Connection, fd: c_int) {
+    let options =
+        [(libc::TCP_NODELAY, &found.record.no_delay), (libc::TCP_CORK, &found.record.cork)];
+    for (name, word) in options {
+        let value = word.load(Ordering::Relaxed) as c_int;
+        sys::set_int_option(fd, libc::IPPROTO_TCP, name, value);
+    }
+    let low_water = found.record.low_water.load(Ordering::Relaxed) as c_int;
+    if low_water != 1 {
+        sys::set_int_option(fd, libc::SOL_SOCKET, libc::SO_RCVLOWAT, low_water);
+    }
+}
+
 /// A descriptor is about to be closed. The end of a paired connection is made what TCP would make
 /// of it.
 pub fn closing(fd: c_int) {
@@ -229,8 +249,10 @@ pub fn closing(fd: c_int) {
         return;
     }
     if last == Last::Anywhere {
-        if found.state() == State::Paired {
-            finish(found, fd);
+        if found.state() == State::Paired
+            && let Some(end) = found.end()
+        {
+            finish(&end, fd);
         }
         withdraw(found);
         found.release();
@@ -247,8 +269,7 @@ pub fn withdraw(found: Connection) {
 }
 
 /// The last descriptor goes. Unread bytes make a reset; a doorbell is no byte.
-fn finish(found: Connection, fd: c_int) {
-    let Some(end) = found.end() else { return };
+fn finish(end: &End<'static, Ring>, fd: c_int) {
     let socket = Socket { fd, flags: 0 };
     let Ok(mut reading) = end.reading(&Family) else { return };
     let due = reading.bells_due();
@@ -271,8 +292,10 @@ fn finish(found: Connection, fd: c_int) {
 /// The process ends by itself: what only it has is finished as if it were closed.
 pub fn exiting() {
     for (fd, found) in connections::all() {
-        if found.state() == State::Paired && found.is_ours_alone() {
-            finish(found, fd);
+        if found.is_ours_alone()
+            && let Some(used) = found.used()
+        {
+            finish(&used.end, fd);
         }
     }
 }

@@ -5,13 +5,14 @@
 //! a wait on the set looks at it itself, and arms it before it sleeps. So a set of many idle
 //! connections costs what it costs the kernel.
 
-use super::connections::{self, Connection};
-use super::socket::Family;
+use super::connections::{self, Used};
+use super::socket::{Family, now_ns};
 use super::spin_ns;
-use super::waits::{prepare, settle, spin};
-use crate::sys::{self, Raw, enter};
+use super::waits::{prepare, prepare_behind, settle, spin};
+use crate::sys::{Raw, enter};
 use libc::{c_int, epoll_event, sigset_t};
 use sosplice_local::lock::Lock;
+use sosplice_local::stream::Patience;
 use std::cell::UnsafeCell;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
@@ -51,7 +52,7 @@ struct Set {
     inner: UnsafeCell<Inner>,
     /// Threads that sleep in the kernel on it.
     sleepers: AtomicU32,
-    vain: AtomicU32,
+    patience: Patience,
     rings_in_a_row: AtomicU32,
 }
 
@@ -96,7 +97,7 @@ fn made(epoll: c_int) -> Option<&'static Set> {
         lock: Lock::default(),
         inner: UnsafeCell::new(Inner::default()),
         sleepers: AtomicU32::new(0),
-        vain: AtomicU32::new(0),
+        patience: Patience::new(),
         rings_in_a_row: AtomicU32::new(0),
     }));
     let null = std::ptr::null_mut();
@@ -185,14 +186,14 @@ pub fn closed(fd: c_int) {
 
 /// The connection is not armed any more: each set that has it looks by itself. Where somebody
 /// sleeps on such a set already, it is armed again.
-pub fn enliven(found: Connection) {
+pub fn enliven(found: &Used) {
     found.here.is_live.store(1, Ordering::SeqCst);
     let mut is_slept_for = false;
     for (_, set) in all() {
         let has = set.with(|inner| {
             let mut has = false;
             for fd in inner.registrations.keys() {
-                if connections::of(*fd).is_some_and(|other| other.is(&found)) {
+                if connections::of(*fd).is_some_and(|other| other.is(found)) {
                     has = true;
                     if !inner.live.contains(fd) {
                         inner.live.push(*fd);
@@ -203,8 +204,8 @@ pub fn enliven(found: Connection) {
         });
         is_slept_for |= has == Some(true) && set.sleepers.load(Ordering::SeqCst) > 0;
     }
-    if is_slept_for && let Some(end) = found.end() {
-        prepare(found, &end);
+    if is_slept_for {
+        prepare(found);
     }
 }
 
@@ -221,7 +222,7 @@ fn has_news(inner: &Inner, fd: c_int) -> bool {
         return false;
     }
     let Some(found) = connections::paired(fd) else { return false };
-    let Some(end) = found.end() else { return false };
+    let end = &found.end;
     end.has(found.low_water())
         && (registration.events & EDGE == 0 || registration.told != end.arrived())
 }
@@ -249,16 +250,16 @@ pub fn prepare_set(epoll: c_int) -> bool {
 /// Asks for a doorbell. False when the connection has news instead.
 fn arm(inner: &Inner, fd: c_int) -> bool {
     let Some(found) = connections::paired(fd) else { return true };
-    let Some(end) = found.end() else { return true };
+    let end = &found.end;
     let Some(registration) = inner.registrations.get(&fd) else { return true };
     found.here.is_live.store(0, Ordering::SeqCst);
     // Readers of an edge that was told want the next byte, not those that are there.
     let is_told = registration.events & EDGE != 0 && registration.told == end.arrived();
     let is_deaf = registration.events & DATA == 0 || registration.is_spent;
     if (is_told || is_deaf) && end.glance() {
-        return super::waits::prepare_behind(found, &end) && !has_news(inner, fd);
+        return prepare_behind(&found) && !has_news(inner, fd);
     }
-    !prepare(found, &end)
+    !prepare(&found)
 }
 
 /// As epoll_pwait(2) on a set with paired connections. None for any other.
@@ -275,7 +276,7 @@ pub unsafe fn wait(
         return None;
     }
     let set = set(epoll)?;
-    let deadline = timeout.map(|timeout| sys::now_ns().saturating_add(timeout));
+    let deadline = timeout.map(|timeout| now_ns().saturating_add(timeout));
     let mut may_spin = timeout != Some(0);
     loop {
         let told = set.with(|inner| tell(inner, epoll, events))?;
@@ -295,7 +296,7 @@ pub unsafe fn wait(
             };
             let mut found = 0;
             let there = has_live
-                && spin(&set.vain, limit, || {
+                && spin(&set.patience, limit, || {
                     count += 1;
                     if glance(epoll) {
                         return true;
@@ -323,15 +324,19 @@ pub unsafe fn wait(
         let left = match deadline {
             _ if is_ready => 0,
             Some(deadline) => {
-                let left = deadline.saturating_sub(sys::now_ns());
+                let left = deadline.saturating_sub(now_ns());
                 c_int::try_from(left.div_ceil(1_000_000)).unwrap_or(c_int::MAX)
             }
             None => -1,
         };
         let room = events.len() - told;
         let at = events[told..].as_mut_ptr();
+        let begun = if is_ready || spin_ns() == 0 { 0 } else { now_ns() };
         // SAFETY: room for so many; the mask is the caller's.
         let found = unsafe { enter!(SYS_epoll_pwait, epoll, at, room, left, mask, 8) };
+        if begun != 0 {
+            set.patience.waited(now_ns() - begun, spin_ns());
+        }
         if told == 0 {
             set.sleepers.fetch_sub(1, Ordering::SeqCst);
         }
@@ -339,7 +344,7 @@ pub unsafe fn wait(
             return Some(if told > 0 { told as Raw } else { found });
         }
         let kept = set.with(|inner| translate(inner, epoll, events, told, found as usize))?;
-        let is_late = deadline.is_some_and(|deadline| sys::now_ns() >= deadline);
+        let is_late = deadline.is_some_and(|deadline| now_ns() >= deadline);
         if kept > 0 || (found == 0 && !is_ready && is_late) {
             return Some(kept as Raw);
         }
@@ -363,10 +368,10 @@ fn tell(inner: &mut Inner, epoll: c_int, events: &mut [epoll_event]) -> usize {
             continue;
         }
         if has_news(inner, fd)
-            && let Some(end) = connections::paired(fd).and_then(|found| found.end())
+            && let Some(found) = connections::paired(fd)
             && let Some(registration) = inner.registrations.get_mut(&fd)
         {
-            registration.told = end.arrived();
+            registration.told = found.end.arrived();
             if registration.events & ONE_SHOT != 0 {
                 registration.is_spent = true;
                 change(epoll, fd, registration.events & (ONE_SHOT | EDGE), registration.data);
@@ -417,10 +422,10 @@ fn translate(
         let data = event.u64;
         if let Some(fd) = inner.by_data.get(&data).copied()
             && let Some(connection) = connections::paired(fd)
-            && let Some(end) = connection.end()
         {
+            let end = &connection.end;
             if event.events & DATA != 0 {
-                let is_there = end.has(connection.low_water()) || settle(connection, &end);
+                let is_there = end.has(connection.low_water()) || settle(&connection);
                 if let Some(registration) = inner.registrations.get_mut(&fd) {
                     if is_there {
                         registration.told = end.arrived();

@@ -3,21 +3,19 @@
 //! The kernel does the waiting. Before it does, each paired connection of the set is looked at
 //! and asked for a doorbell; behind it, what was only a doorbell is taken back.
 
-use super::connections::{self, Connection};
+use super::connections::{self, Used};
 use super::socket::{Family, Socket, now_ns};
 use super::{sets, spin_ns};
 use crate::interpose::poll::timespec_of;
 use crate::sys::{Raw, enter};
 use libc::{c_short, pollfd, sigset_t};
-use sosplice_local::end::End;
-use sosplice_local::ring::Ring;
-use sosplice_local::stream;
-use std::sync::atomic::{AtomicU32, Ordering};
+use sosplice_local::stream::{self, Patience};
+use std::sync::atomic::Ordering;
 
 const DATA: c_short = libc::POLLIN | libc::POLLRDNORM;
 
-/// Spins in vain, in a row, of this process's polls.
-static VAIN: AtomicU32 = AtomicU32::new(0);
+/// Of this process's polls.
+static PATIENCE: Patience = Patience::new();
 
 /// Whether a wait on this descriptor is not the kernel's alone.
 #[inline]
@@ -26,59 +24,51 @@ pub fn concerns(fd: libc::c_int) -> bool {
 }
 
 /// Looks, and asks for a doorbell. True when something can be read.
-pub fn prepare(found: Connection, end: &End<'static, Ring>) -> bool {
+pub fn prepare(found: &Used) -> bool {
     let socket = Socket { fd: found.here.fd.load(Ordering::Relaxed), flags: libc::MSG_NOSIGNAL };
-    stream::prepare(end, &socket, &Family, found.low_water()).unwrap_or(true)
+    stream::prepare(&found.end, &socket, &Family, found.low_water()).unwrap_or(true)
 }
 
 /// As [`prepare`], for one who knows of the bytes that are there: asks for a doorbell for the next.
 /// True when that is done, or no further byte can come by the ring.
-pub fn prepare_behind(found: Connection, end: &End<'static, Ring>) -> bool {
+pub fn prepare_behind(found: &Used) -> bool {
     let socket = Socket { fd: found.here.fd.load(Ordering::Relaxed), flags: libc::MSG_NOSIGNAL };
-    let queued = stream::queued(end, &Family).map_or(0, |(queued, _)| queued);
-    if queued >= sosplice_local::ring::Store::size(&end.incoming) {
+    let queued = stream::queued(&found.end, &Family).map_or(0, |(queued, _)| queued);
+    if queued >= sosplice_local::ring::Store::size(&found.end.incoming) {
         return true;
     }
-    !stream::prepare(end, &socket, &Family, queued + 1).unwrap_or(true)
+    !stream::prepare(&found.end, &socket, &Family, queued + 1).unwrap_or(true)
 }
 
 /// The kernel says that it is readable: whether that is so.
-pub fn settle(found: Connection, end: &End<'static, Ring>) -> bool {
+pub fn settle(found: &Used) -> bool {
     let socket = Socket { fd: found.here.fd.load(Ordering::Relaxed), flags: libc::MSG_NOSIGNAL };
-    stream::settle(end, &socket, &Family, found.low_water()).unwrap_or(true)
-}
-
-fn paired(fd: &pollfd) -> Option<(Connection, End<'static, Ring>)> {
-    let found = connections::paired(fd.fd)?;
-    Some((found, found.end()?))
+    stream::settle(&found.end, &socket, &Family, found.low_water()).unwrap_or(true)
 }
 
 /// Something that the ring or an epoll set has, as far as one can see without the kernel.
 fn glance(fds: &[pollfd]) -> bool {
     fds.iter().any(|fd| {
         fd.events & DATA != 0
-            && (paired(fd).is_some_and(|(_, end)| end.glance()) || sets::glance(fd.fd))
+            && (connections::paired(fd.fd).is_some_and(|found| found.end.glance())
+                || sets::glance(fd.fd))
     })
 }
 
 /// Spins, if that has been of use lately. True when something is there.
-pub fn spin(vain: &AtomicU32, limit_ns: u64, mut is_there: impl FnMut() -> bool) -> bool {
-    let tries = vain.load(Ordering::Relaxed);
-    if limit_ns == 0 || (tries >= 4 && !tries.is_multiple_of(32)) {
-        vain.store(tries.wrapping_add(1), Ordering::Relaxed);
+pub fn spin(patience: &Patience, limit_ns: u64, mut is_there: impl FnMut() -> bool) -> bool {
+    if limit_ns == 0 || !patience.is_there() {
         return false;
     }
     let until = now_ns() + limit_ns;
     loop {
         for _ in 0..32 {
             if is_there() {
-                vain.store(0, Ordering::Relaxed);
                 return true;
             }
             std::hint::spin_loop();
         }
         if now_ns() >= until {
-            vain.store(tries.wrapping_add(1), Ordering::Relaxed);
             return false;
         }
     }
@@ -97,7 +87,7 @@ pub unsafe fn poll(fds: &mut [pollfd], timeout: Option<u64>, mask: *const sigset
     if sleeps && !glance(fds) {
         // The kernel's part is looked at now and then meanwhile.
         let mut count = 0u32;
-        spin(&VAIN, spin_ns().min(timeout.unwrap_or(u64::MAX)), || {
+        spin(&PATIENCE, spin_ns().min(timeout.unwrap_or(u64::MAX)), || {
             count += 1;
             glance(fds) || (count.is_multiple_of(16) && kernel_has(fds))
         });
@@ -105,10 +95,10 @@ pub unsafe fn poll(fds: &mut [pollfd], timeout: Option<u64>, mask: *const sigset
     loop {
         let mut ready = false;
         for fd in fds.iter().filter(|fd| fd.events & DATA != 0) {
-            ready |= match paired(fd) {
-                Some((found, end)) => {
+            ready |= match connections::paired(fd.fd) {
+                Some(found) => {
                     found.record.waiters.fetch_add(1, Ordering::SeqCst);
-                    prepare(found, &end)
+                    prepare(&found)
                 }
                 None => sets::prepare_set(fd.fd),
             };
@@ -121,10 +111,14 @@ pub unsafe fn poll(fds: &mut [pollfd], timeout: Option<u64>, mask: *const sigset
         let left_ns = left;
         let left = left.map(timespec_of);
         let left_at = left.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+        let begun = if ready || spin_ns() == 0 { 0 } else { now_ns() };
         // SAFETY: the set and the time live through the call; the mask is the caller's.
         let found = unsafe { enter!(SYS_ppoll, fds.as_mut_ptr(), fds.len(), left_at, mask, 8) };
+        if begun != 0 {
+            PATIENCE.waited(now_ns() - begun, spin_ns());
+        }
         for fd in fds.iter().filter(|fd| fd.events & DATA != 0) {
-            if let Some((found, _)) = paired(fd) {
+            if let Some(found) = connections::paired(fd.fd) {
                 // One that was paired meanwhile was not counted.
                 let fewer = |count: u32| count.checked_sub(1);
                 let _ =
@@ -160,10 +154,10 @@ fn look_again(fds: &mut [pollfd]) -> (Raw, bool) {
     let mut is_stale = false;
     for fd in fds {
         if fd.events & DATA != 0 {
-            if let Some((found, end)) = paired(fd) {
-                if end.has(found.low_water()) {
+            if let Some(found) = connections::paired(fd.fd) {
+                if found.end.has(found.low_water()) {
                     fd.revents |= fd.events & DATA;
-                } else if fd.revents & DATA != 0 && !settle(found, &end) {
+                } else if fd.revents & DATA != 0 && !settle(&found) {
                     fd.revents &= !DATA;
                     is_stale = true;
                 }
