@@ -10,10 +10,12 @@
 //!
 //! The files by concern: [`directory`] where it sits, [`claim`] and [`table`] who belongs
 //! together, [`policy`] what may pair, [`sockets`] whose socket it is, [`memory`] and [`pairs`]
-//! what they get, [`control`] and [`status`] what operators ask, `serve` the loop.
+//! what they get, [`control`] and [`status`] what operators ask, [`detach`] what it leaves behind,
+//! `serve` the loop.
 
 pub mod claim;
 pub mod control;
+pub mod detach;
 pub mod directory;
 mod memory;
 mod pairs;

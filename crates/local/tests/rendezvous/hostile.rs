@@ -1,6 +1,6 @@
 //! Members that mean harm: they are let go, and nobody else notices.
 
-use crate::place::{Place, RING, at, hung_up_on, offer, refusal, settle, wait_until};
+use crate::place::{Place, RING, at, hung_up_on, offer, refusal, wait_until};
 use sosplice_local::broker::{Limits, Options, Scope};
 use sosplice_local::wire::{Reason, Request};
 
