@@ -146,3 +146,138 @@ pub fn stuff(fd: c_int) -> usize {
         total += sent as usize;
     }
 }
+
+/// A short name of bytes, in which any loss, doubling or swap shows.
+pub fn digest(bytes: &[u8]) -> String {
+    if bytes.len() <= 40 {
+        return format!("{} {}", bytes.len(), bytes.escape_ascii());
+    }
+    let mut digest = Digest::new();
+    digest.add(bytes);
+    digest.name()
+}
+
+/// The same of a stream that comes in pieces: FNV-1a.
+pub struct Digest {
+    bytes: usize,
+    hash: u64,
+}
+
+impl Digest {
+    pub fn new() -> Self {
+        Self { bytes: 0, hash: 0xcbf2_9ce4_8422_2325 }
+    }
+
+    pub fn add(&mut self, bytes: &[u8]) {
+        self.bytes += bytes.len();
+        for byte in bytes {
+            self.hash = (self.hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub fn name(&self) -> String {
+        format!("{} bytes, {:016x}", self.bytes, self.hash)
+    }
+}
+
+/// Numbers that look random and are the same each time.
+pub struct Numbers(pub u64);
+
+impl Numbers {
+    /// The next one, below `limit`.
+    pub fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % limit as u64) as usize
+    }
+}
+
+/// FIONREAD: bytes that wait to be read.
+pub fn queued(fd: c_int) -> usize {
+    let mut count: c_int = -1;
+    // SAFETY: the count lives through the call.
+    assert_eq!(unsafe { libc::ioctl(fd, libc::FIONREAD, &raw mut count) }, 0);
+    count as usize
+}
+
+/// Waits until so many bytes wait to be read.
+pub fn await_queued(fd: c_int, count: usize) {
+    eventually(&format!("{count} bytes queued"), || queued(fd) == count);
+}
+
+/// Waits until poll says all of this.
+pub fn await_events(fd: c_int, events: libc::c_short) {
+    eventually(&format!("events {events:#x}"), || poll(fd, events, 0) & events == events);
+}
+
+/// Sends until nothing more goes in, however long one waits. Returns the bytes.
+pub fn stuff_for_good(fd: c_int) -> usize {
+    let mut total = 0;
+    let mut idle = 0;
+    while idle < 3 {
+        let more = stuff(fd);
+        total += more;
+        idle = if more == 0 { idle + 1 } else { 0 };
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    total
+}
+
+pub fn pause_ms(ms: u64) {
+    std::thread::sleep(Duration::from_millis(ms));
+}
+
+pub fn milliseconds(ms: u64) -> libc::timeval {
+    libc::timeval { tv_sec: (ms / 1000) as _, tv_usec: (ms % 1000 * 1000) as _ }
+}
+
+/// An option with a value of any kind.
+pub fn set_value<T>(fd: c_int, level: c_int, name: c_int, value: &T) -> Result<()> {
+    let len = size_of::<T>() as libc::socklen_t;
+    let at = std::ptr::from_ref(value).cast();
+    // SAFETY: the value lives through the call.
+    check(unsafe { libc::setsockopt(fd, level, name, at, len) } as isize).map(drop)
+}
+
+/// An integer option.
+pub fn option_of(fd: c_int, level: c_int, name: c_int) -> Result<c_int> {
+    let mut value: c_int = -1;
+    let mut len = 4;
+    let at = (&raw mut value).cast();
+    // SAFETY: value and length live through the call.
+    check(unsafe { libc::getsockopt(fd, level, name, at, &raw mut len) } as isize)?;
+    Ok(value)
+}
+
+pub fn send(fd: c_int, bytes: &[u8], flags: c_int) -> Result<usize> {
+    // SAFETY: the bytes live through the call.
+    check(unsafe { libc::send(fd, bytes.as_ptr().cast(), bytes.len(), flags) })
+}
+
+/// Reads to the end of file.
+pub fn read_to_end(fd: c_int) -> Result<Digest> {
+    let mut digest = Digest::new();
+    loop {
+        let piece = read(fd, 65_536)?;
+        if piece.is_empty() {
+            return Ok(digest);
+        }
+        digest.add(&piece);
+    }
+}
+
+/// So many bytes, as a digest.
+pub fn read_digest(fd: c_int, len: usize) -> String {
+    let mut digest = Digest::new();
+    while digest.bytes() < len {
+        let piece = read(fd, (len - digest.bytes()).min(65_536)).unwrap();
+        assert!(!piece.is_empty(), "end of file after {} of {len} bytes", digest.bytes());
+        digest.add(&piece);
+    }
+    digest.name()
+}

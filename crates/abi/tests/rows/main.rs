@@ -20,6 +20,8 @@ mod running;
 mod setup;
 mod sharing;
 mod sockets;
+#[path = "../preloaded/waits.rs"]
+mod waits;
 
 use std::process::{Command, ExitCode};
 use std::time::Duration;
