@@ -105,6 +105,8 @@ fn one_end(case: &Case, place: Place, side: Side) -> String {
         end.warm_up();
     }
     (case.run)(&mut end);
+    // An end that went first would close what it has not closed.
+    end.meet();
     end.text()
 }
 

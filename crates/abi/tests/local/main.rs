@@ -16,12 +16,15 @@ mod arrangement;
 mod calls;
 #[path = "../preloaded/child.rs"]
 mod child;
+mod doors;
 mod end;
 #[path = "../preloaded/library.rs"]
 mod library;
 mod modes;
 #[path = "../preloaded/needs.rs"]
 mod needs;
+mod pieces;
+mod receiving;
 mod rendezvous;
 mod transfer;
 #[path = "../preloaded/waits.rs"]
@@ -71,7 +74,7 @@ macro_rules! cases {
 const TIME_LIMIT: Duration = Duration::from_secs(60);
 
 fn all() -> impl Iterator<Item = &'static Case> {
-    [transfer::CASES].into_iter().flatten()
+    [transfer::CASES, receiving::CASES, pieces::CASES, doors::CASES].into_iter().flatten()
 }
 
 fn main() -> ExitCode {

@@ -74,6 +74,8 @@ impl Setting {
         for name in ["LD_PRELOAD", LOCAL, EXPECTED, ONE_SIDED] {
             command.env_remove(name);
         }
+        // What failed is enough; of two ends it would be twice a page.
+        command.env("RUST_BACKTRACE", "0");
         let dir = || self.rendezvous.as_ref().unwrap().dir().display();
         match mode {
             Plain => {}
