@@ -16,14 +16,18 @@ mod arrangement;
 mod calls;
 #[path = "../preloaded/child.rs"]
 mod child;
+mod closing;
 mod doors;
+mod edges;
 mod end;
+mod epolls;
 #[path = "../preloaded/library.rs"]
 mod library;
 mod modes;
 #[path = "../preloaded/needs.rs"]
 mod needs;
 mod pieces;
+mod readiness;
 mod receiving;
 mod rendezvous;
 mod transfer;
@@ -74,7 +78,18 @@ macro_rules! cases {
 const TIME_LIMIT: Duration = Duration::from_secs(60);
 
 fn all() -> impl Iterator<Item = &'static Case> {
-    [transfer::CASES, receiving::CASES, pieces::CASES, doors::CASES].into_iter().flatten()
+    [
+        transfer::CASES,
+        receiving::CASES,
+        pieces::CASES,
+        doors::CASES,
+        readiness::CASES,
+        epolls::CASES,
+        edges::CASES,
+        closing::CASES,
+    ]
+    .into_iter()
+    .flatten()
 }
 
 fn main() -> ExitCode {

@@ -179,6 +179,10 @@ impl Digest {
         self.bytes
     }
 
+    pub fn hash(&self) -> u64 {
+        self.hash
+    }
+
     pub fn name(&self) -> String {
         format!("{} bytes, {:016x}", self.bytes, self.hash)
     }
