@@ -6,7 +6,7 @@ use crate::end::End;
 use crate::waits::*;
 use libc::{
     EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLET, EPOLLEXCLUSIVE, EPOLLIN, EPOLLONESHOT, EPOLLOUT,
-    EPOLLRDHUP, POLLIN, c_int,
+    POLLIN, c_int,
 };
 
 cases! {

@@ -17,6 +17,7 @@ mod calls;
 #[path = "../preloaded/child.rs"]
 mod child;
 mod closing;
+mod connections;
 mod doors;
 mod edges;
 mod end;
@@ -26,10 +27,12 @@ mod library;
 mod modes;
 #[path = "../preloaded/needs.rs"]
 mod needs;
+mod options;
 mod pieces;
 mod readiness;
 mod receiving;
 mod rendezvous;
+mod signals;
 mod transfer;
 #[path = "../preloaded/waits.rs"]
 mod waits;
@@ -87,6 +90,9 @@ fn all() -> impl Iterator<Item = &'static Case> {
         epolls::CASES,
         edges::CASES,
         closing::CASES,
+        signals::CASES,
+        options::CASES,
+        connections::CASES,
     ]
     .into_iter()
     .flatten()
