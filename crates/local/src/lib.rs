@@ -8,5 +8,7 @@ pub mod end;
 pub mod layout;
 pub mod lock;
 pub mod ring;
+#[cfg(all(test, not(loom)))]
+mod sim;
 pub mod stream;
 mod sync;

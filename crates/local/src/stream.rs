@@ -21,6 +21,9 @@ pub trait Tcp {
     fn probe(&self) -> Result<usize, Errno>;
     /// As [`Tcp::probe`], and waits as recv(2) on this socket waits.
     fn sleep(&self) -> Result<usize, Errno>;
+    /// Whether the peer's FIN or a reset has come, whatever is to be read before it (POLLRDHUP);
+    /// without waiting.
+    fn is_over(&self) -> bool;
     /// Sends one doorbell, without waiting. What goes wrong is for the next call to find.
     fn ring(&self);
     /// send(2), as the program wants it: it waits if the program's call does.
@@ -62,6 +65,8 @@ impl From<Reentered> for Errno {
 const VAIN: u32 = 4;
 /// How seldom.
 const SELDOM: u32 = 32;
+/// Looks of one read, most of them at doorbells.
+const ROUNDS_MAX: u32 = 1000;
 
 /// Bytes in the buffers.
 fn room(buffers: &[IoSliceMut<'_>]) -> usize {
@@ -125,27 +130,32 @@ fn attempt<S: Store + Copy>(
 ) -> Result<usize, Errno> {
     let mut reading = end.reading(threads)?;
     let room = room(to);
+    let begin = skip;
     let mut skip = skip;
-    let mut done = 0;
-    // A byte on TCP that is neither doorbell nor data is a lie; one look may be too early.
-    let mut strange = 0;
+    let mut rounds = 0;
     let result = loop {
-        let mut found = reading.look()?;
+        // A peer that does what it says needs a few.
+        rounds += 1;
+        if rounds > ROUNDS_MAX {
+            break Err(Errno::CONNRESET);
+        }
+        let found = reading.look()?;
         if let Found::Ring(queued) = found {
             if skip == room && room > 0 {
                 break Ok(0);
             }
-            let count = take(&mut reading, queued, to, skip, peek);
-            (skip, done) = (skip + count, done + count);
+            // What was peeked is still there.
+            skip = if peek { begin } else { skip };
+            skip += take(&mut reading, queued, to, skip, peek);
             if skip == room || !reading.is_on_tcp() {
                 break Ok(0);
             }
-            if !peek {
-                continue;
+            if peek {
+                break peek_behind(&reading, tcp, to, skip);
             }
-            found = Found::Tcp;
+            continue;
         }
-        if done > 0 && found == Found::Empty {
+        if skip > begin && found == Found::Empty {
             break Ok(0);
         }
         match end.own.reading.error.swap(0, Ordering::Relaxed) {
@@ -154,6 +164,10 @@ fn attempt<S: Store + Copy>(
         }
         let due = reading.bells_due();
         if due > 0 {
+            // The bytes that a doorbell was rung for come before it is taken: others may sleep.
+            if found == Found::Empty && matches!(reading.peek()?, Found::Ring(_)) {
+                continue;
+            }
             match tcp.discard(due) {
                 // The end, in place of a doorbell: its sender is gone.
                 Ok(0) if !matches!(reading.peek()?, Found::Ring(_)) => break Ok(0),
@@ -161,12 +175,14 @@ fn attempt<S: Store + Copy>(
                     reading.took_bells(count);
                     continue;
                 }
-                Err(Errno::AGAIN) if found == Found::Tcp => {
+                Err(Errno::AGAIN) => {
                     reading.grant();
                     break Err(Errno::AGAIN);
                 }
-                Err(Errno::AGAIN) => {}
-                Err(error) => break failed(end, &reading, error),
+                Err(error) => match failed(end, &reading, error)? {
+                    Some(error) => break Err(error),
+                    None => continue,
+                },
             }
         }
         if found == Found::Tcp {
@@ -183,40 +199,72 @@ fn attempt<S: Store + Copy>(
         }
         match tcp.probe() {
             Ok(0) if reading.peek()? == Found::Empty => break Ok(0),
-            Ok(0) => {}
-            Ok(_) => {
-                strange += 1;
-                if strange > 2 && reading.peek()? == Found::Empty && reading.bells_due() == 0 {
-                    break Err(Errno::CONNRESET);
+            // Or a byte came meanwhile: what it is, the words say by now.
+            Ok(_) => {}
+            Err(Errno::AGAIN) => break Err(Errno::AGAIN),
+            Err(error) => {
+                if let Some(error) = failed(end, &reading, error)? {
+                    break Err(error);
                 }
             }
-            Err(Errno::AGAIN) => break Err(Errno::AGAIN),
-            Err(error) => break failed(end, &reading, error),
         }
     };
     match result {
-        Ok(count) => Ok(done + count),
-        Err(error) if done > 0 => {
-            if error != Errno::AGAIN {
-                end.own.reading.error.store(error.raw_os_error() as u32, Ordering::Relaxed);
-            }
-            Ok(done)
-        }
-        error => error,
+        Ok(count) => Ok(skip - begin + count),
+        Err(error) => partly(end, skip - begin, error),
     }
 }
 
-/// The socket has told its error, once: if the ring has bytes, they come first.
+/// Peeks at what TCP has behind the ring's bytes and the doorbells, which all stay.
+fn peek_behind<S: Store>(
+    reading: &Reading<'_, S>,
+    tcp: &impl Tcp,
+    to: &mut [IoSliceMut<'_>],
+    skip: usize,
+) -> Result<usize, Errno> {
+    let due = reading.bells_due();
+    let mut bytes = vec![0; due + room(to) - skip];
+    let Ok(count) = tcp.recv(&mut [IoSliceMut::new(&mut bytes)], true) else {
+        return Ok(0);
+    };
+    let mut data = &bytes[due.min(count)..count];
+    let found = data.len();
+    for mut buffer in behind(to, skip) {
+        let (piece, rest) = data.split_at(buffer.len().min(data.len()));
+        buffer[..piece.len()].copy_from_slice(piece);
+        data = rest;
+    }
+    Ok(found)
+}
+
+/// The socket has told its error, once: if the ring has bytes, they come first, and it is
+/// kept. Otherwise it is what the call tells.
 fn failed<S: Store>(
     end: &End<'_, S>,
     reading: &Reading<'_, S>,
     error: Errno,
-) -> Result<usize, Errno> {
+) -> Result<Option<Errno>, Broken> {
     if matches!(reading.peek()?, Found::Ring(_)) {
-        end.own.reading.error.store(error.raw_os_error() as u32, Ordering::Relaxed);
-        return Err(Errno::AGAIN);
+        keep(end, error);
+        return Ok(None);
     }
-    Err(error)
+    Ok(Some(error))
+}
+
+/// What a call tells that was stopped by an error behind `done` bytes: the next one tells it.
+fn partly<S>(end: &End<'_, S>, done: usize, error: Errno) -> Result<usize, Errno> {
+    if done == 0 {
+        return Err(error);
+    }
+    keep(end, error);
+    Ok(done)
+}
+
+/// Keeps an error of the socket's for the next call. What was only this call's is none.
+fn keep<S>(end: &End<'_, S>, error: Errno) {
+    if error != Errno::AGAIN && error != Errno::INTR {
+        end.own.reading.error.store(error.raw_os_error() as u32, Ordering::Relaxed);
+    }
 }
 
 /// Looks at the ring for a while. True when something is there.
@@ -256,7 +304,9 @@ pub fn recv<S: Store + Copy>(
     how: ReadHow,
 ) -> Result<usize, Errno> {
     let room = room(to);
+    let enough = if how.all { room } else { how.low_water.clamp(1, room.max(1)) };
     let mut done = 0;
+    let mut is_over = false;
     loop {
         // What can be had without a system call comes first.
         if !how.now && !end.glance() {
@@ -264,12 +314,16 @@ pub fn recv<S: Store + Copy>(
         }
         // A read from the beginning that was peeked sees the same bytes again.
         let skip = if how.peek { 0 } else { done };
-        let enough = if how.all { room } else { how.low_water.clamp(1, room.max(1)) };
         match attempt(end, tcp, threads, to, skip, how.peek) {
             Ok(0) => return Ok(done),
             Ok(count) if how.peek => {
-                if count >= enough || how.now {
+                if count >= enough || how.now || is_over {
                     return Ok(count);
+                }
+                // If it is, then one more look sees all that there will ever be.
+                is_over = tcp.is_over();
+                if is_over {
+                    continue;
                 }
                 // What is there already ends no sleep.
                 threads.yield_now();
@@ -281,19 +335,24 @@ pub fn recv<S: Store + Copy>(
                 }
                 continue;
             }
-            Err(Errno::AGAIN) if how.now => {
-                return if done > 0 { Ok(done) } else { Err(Errno::AGAIN) };
-            }
+            Err(Errno::AGAIN) if how.now => return partly(end, done, Errno::AGAIN),
             Err(Errno::AGAIN) => {}
-            Err(error) => return if done > 0 { Ok(done) } else { Err(error) },
+            Err(error) => return partly(end, done, error),
         }
-        let missing = if how.peek { enough } else { enough - done };
-        if prepare(end, tcp, threads, missing)? {
+        if prepare(end, tcp, threads, enough - done)? {
             continue;
         }
         match tcp.sleep() {
             Ok(_) => {}
-            Err(error) => return if done > 0 { Ok(done) } else { Err(error) },
+            Err(error) => {
+                let is_waiting = matches!(end.reading(threads)?.peek()?, Found::Ring(_));
+                if !is_waiting || matches!(error, Errno::AGAIN | Errno::INTR) {
+                    return partly(end, done, error);
+                }
+                // It comes behind what the ring holds.
+                keep(end, error);
+                is_over = true;
+            }
         }
     }
 }
@@ -307,22 +366,51 @@ pub fn prepare<S: Store + Copy>(
     low_water: usize,
 ) -> Result<bool, Errno> {
     let mut reading = end.reading(threads)?;
+    Ok(ready(end, &mut reading, tcp, low_water)?.is_some())
+}
+
+/// Why there is no reason to sleep.
+enum Ready {
+    /// The ring has enough.
+    Ring,
+    /// TCP has told something that is not in the kernel any more.
+    Tcp,
+}
+
+/// Asks for a doorbell, and takes those that were rung for bytes which are gone. In this order: a
+/// doorbell that is taken while bytes are there, or before another is asked for, may be the
+/// one that somebody else sleeps for.
+fn ready<S: Store + Copy>(
+    end: &End<'_, S>,
+    reading: &mut Reading<'_, S>,
+    tcp: &impl Tcp,
+    low_water: usize,
+) -> Result<Option<Ready>, Errno> {
     if let Found::Ring(queued) = reading.peek()?
         && queued >= low_water.clamp(1, end.incoming.size())
     {
-        return Ok(true);
+        return Ok(Some(Ready::Ring));
     }
     let due = reading.bells_due();
-    if due > 0
-        && let Ok(count) = tcp.discard(due)
-    {
-        reading.took_bells(count);
+    if reading.arm(low_water)? == Arm::Ready {
+        return Ok(Some(Ready::Ring));
     }
-    Ok(reading.arm(low_water)? == Arm::Ready)
+    if due > 0 {
+        match tcp.discard(due) {
+            Ok(count) => reading.took_bells(count),
+            Err(Errno::AGAIN) => {}
+            Err(error) => {
+                keep(end, error);
+                return Ok(Some(Ready::Tcp));
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// The kernel says that the socket is readable: false when that was a doorbell whose bytes
-/// somebody has taken already, so that the kernel must be asked again.
+/// somebody has taken already, so that the kernel must be asked again. What came behind the
+/// doorbell is seen here: the kernel may have told of both at once, and not tell again.
 pub fn settle<S: Store + Copy>(
     end: &End<'_, S>,
     tcp: &impl Tcp,
@@ -330,22 +418,25 @@ pub fn settle<S: Store + Copy>(
     low_water: usize,
 ) -> Result<bool, Errno> {
     let mut reading = end.reading(threads)?;
-    if let Found::Ring(queued) = reading.peek()?
-        && queued >= low_water.clamp(1, end.incoming.size())
-    {
+    if reading.bells_due() == 0 {
         return Ok(true);
     }
-    let due = reading.bells_due();
-    if due == 0 {
-        return Ok(true);
-    }
-    match tcp.discard(due) {
-        Ok(count @ 1..) => {
-            reading.took_bells(count);
-            Ok(reading.arm(low_water)? == Arm::Ready)
+    for _ in 0..ROUNDS_MAX {
+        if ready(end, &mut reading, tcp, low_water)?.is_some() {
+            return Ok(true);
         }
-        _ => Ok(true),
+        match tcp.probe() {
+            Err(Errno::AGAIN) => return Ok(false),
+            // Data, unless it is the doorbell for which it was just armed.
+            Ok(1..) if reading.bells_due() > 0 => {}
+            Ok(_) => return Ok(true),
+            Err(error) => {
+                keep(end, error);
+                return Ok(true);
+            }
+        }
     }
+    Ok(true)
 }
 
 /// Bytes in the ring, for FIONREAD; and how many of the bytes on TCP are doorbells.
