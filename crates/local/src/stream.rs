@@ -151,6 +151,10 @@ fn attempt<S: Store + Copy>(
                 break Ok(0);
             }
             if peek {
+                // The ring had its last bytes before the stream went on over TCP.
+                if reading.peek()? != found {
+                    continue;
+                }
                 break peek_behind(&reading, tcp, to, skip);
             }
             continue;
