@@ -56,6 +56,8 @@ pub struct OwnReading {
     pub error: AtomicU32,
     /// Spins that found nothing, in a row.
     pub vain: AtomicU32,
+    /// Who may be asleep in the kernel for this end: see [`Asleep`].
+    sleepers: AtomicU32,
 }
 
 /// State of an end's writing side. All zero is the beginning. Guarded by its lock.
@@ -129,6 +131,9 @@ pub enum Arm {
     Armed,
 }
 
+/// Wishes that a writer looks at behind one message.
+const WISHES_MAX: u32 = 8;
+
 const fn kind(route: u64) -> u64 {
     route & 3
 }
@@ -183,6 +188,13 @@ impl<'a, S: Store> End<'a, S> {
         self.lane_in().bell.attached.store(1, Ordering::Release);
     }
 
+    /// This thread is about to sleep in the kernel until the end is readable, however: to be had
+    /// before the doorbell is asked for, and until it is awake again.
+    pub fn asleep(&self) -> Asleep<'a> {
+        self.own.reading.sleepers.fetch_add(1, Ordering::SeqCst);
+        Asleep(&self.own.reading)
+    }
+
     /// Bytes in the incoming ring, without the lock: a glance for one who spins.
     #[inline]
     pub fn glance(&self) -> bool {
@@ -217,6 +229,19 @@ impl<'a, S: Store> End<'a, S> {
         let head = self.own.writing.head.load(Ordering::Relaxed);
         let tail = self.lane_out().taken.tail.load(Ordering::Acquire);
         head.wrapping_sub(tail).min(self.outgoing.size() as u64) as usize
+    }
+}
+
+/// A thread that may be asleep for an end. As long as there is one, a thread that reads leaves behind
+/// what wakes it: a doorbell that is not taken, or the wish for one. A thread that was killed asleep
+/// is counted for ever, which costs its relatives some doorbells.
+#[derive(Debug)]
+#[must_use]
+pub struct Asleep<'a>(&'a OwnReading);
+
+impl Drop for Asleep<'_> {
+    fn drop(&mut self) {
+        self.0.sleepers.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -374,18 +399,25 @@ impl<S: Store> Reading<'_, S> {
     }
 
     /// Before sleeping until `low_water` bytes are there: asks for a doorbell, and looks once more.
-    /// Doorbells that are due must have been taken.
+    /// Doorbells that were due before may be taken behind it. The wish of another sleeper stays
+    /// if it is for fewer bytes; and the wish stays when there is something, for it may be his.
     pub fn arm(&mut self, low_water: usize) -> Result<Arm, Broken> {
         self.grant();
-        let want = self.tail().wrapping_add(low_water.clamp(1, self.store.size()) as u64);
-        self.bell.bell_at.store(want, Ordering::Relaxed);
+        let low_water = low_water.clamp(1, self.store.size());
+        let wish = self.bell.bell_at.load(Ordering::Relaxed);
+        let others = wish.wrapping_sub(self.tail());
+        if wish == NEVER || others == 0 || others > low_water as u64 {
+            let want = self.tail().wrapping_add(low_water as u64);
+            self.bell.bell_at.store(want, Ordering::Relaxed);
+        }
         // Either the writer sees the wish, or its byte is seen here.
         fence(Ordering::SeqCst);
-        if self.queued()? >= low_water.clamp(1, self.store.size()) {
-            self.disarm();
-            return Ok(Arm::Ready);
-        }
-        Ok(Arm::Armed)
+        Ok(if self.queued()? >= low_water { Arm::Ready } else { Arm::Armed })
+    }
+
+    /// How many threads may be asleep.
+    pub fn sleepers(&self) -> u32 {
+        self.own.sleepers.load(Ordering::SeqCst)
     }
 
     /// No doorbell is wanted: this end looks by itself.
@@ -498,21 +530,24 @@ impl<'a, S: Store> Writing<'a, S> {
     }
 
     fn is_wanted(&self, head: u64) -> bool {
-        let wish = self.bell.bell_at.load(Ordering::Relaxed);
-        if wish == NEVER || (head.wrapping_sub(wish) as i64) < 0 {
-            return false;
+        let bell_at = &self.bell.bell_at;
+        let mut wish = bell_at.load(Ordering::Relaxed);
+        // The wish of one sleeper may take the place of another's meanwhile; not often.
+        for _ in 0..WISHES_MAX {
+            if wish == NEVER || (head.wrapping_sub(wish) as i64) < 0 {
+                return false;
+            }
+            match bell_at.compare_exchange(wish, NEVER, Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(_) => {
+                    let bells = self.own.bells.load(Ordering::Relaxed).wrapping_add(1);
+                    self.own.bells.store(bells, Ordering::Relaxed);
+                    self.written.bells.store(bells, Ordering::Release);
+                    return true;
+                }
+                Err(other) => wish = other,
+            }
         }
-        let taken = self
-            .bell
-            .bell_at
-            .compare_exchange(wish, NEVER, Ordering::AcqRel, Ordering::Relaxed)
-            .is_ok();
-        if taken {
-            let bells = self.own.bells.load(Ordering::Relaxed).wrapping_add(1);
-            self.own.bells.store(bells, Ordering::Relaxed);
-            self.written.bells.store(bells, Ordering::Release);
-        }
-        taken
+        false
     }
 
     /// The ring is full: the stream goes on over TCP.

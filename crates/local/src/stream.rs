@@ -130,93 +130,136 @@ fn attempt<S: Store + Copy>(
 ) -> Result<usize, Errno> {
     let mut reading = end.reading(threads)?;
     let room = room(to);
-    let begin = skip;
-    let mut skip = skip;
-    let mut rounds = 0;
-    let result = loop {
-        // A peer that does what it says needs a few.
-        rounds += 1;
-        if rounds > ROUNDS_MAX {
-            break Err(Errno::CONNRESET);
+    let mut done = 0;
+    for _ in 0..ROUNDS_MAX {
+        let (more, result) = gather(end, tcp, &mut reading, to, skip + done, peek);
+        done += more;
+        if let Err(error) = result
+            && error != Errno::AGAIN
+        {
+            return partly(end, done, error);
         }
-        let found = reading.look()?;
+        let is_short = skip + done < room && !peek;
+        if is_short && reading.sleepers() > 0 && reading.arm(1)? == Arm::Ready {
+            // Nobody rings for what came meanwhile.
+            continue;
+        }
+        return if done > 0 { Ok(done) } else { result.map(|()| 0) };
+    }
+    // A peer that does what it says needs a few.
+    partly(end, done, Errno::CONNRESET)
+}
+
+/// Reads until a place is empty: how much, and what ended it. Nothing and no error is the
+/// end, where there was room.
+fn gather<S: Store + Copy>(
+    end: &End<'_, S>,
+    tcp: &impl Tcp,
+    reading: &mut Reading<'_, S>,
+    to: &mut [IoSliceMut<'_>],
+    begin: usize,
+    peek: bool,
+) -> (usize, Result<(), Errno>) {
+    let room = room(to);
+    let mut skip = begin;
+    for _ in 0..ROUNDS_MAX {
+        let found = match reading.look() {
+            Ok(found) => found,
+            Err(broken) => return (skip - begin, Err(broken.into())),
+        };
         if let Found::Ring(queued) = found {
             if skip == room && room > 0 {
-                break Ok(0);
+                break;
             }
             // What was peeked is still there.
             skip = if peek { begin } else { skip };
-            skip += take(&mut reading, queued, to, skip, peek);
+            skip += take(reading, queued, to, skip, peek);
             if skip == room || !reading.is_on_tcp() {
-                break Ok(0);
+                return (skip - begin, Ok(()));
             }
-            if peek {
-                // The ring had its last bytes before the stream went on over TCP.
-                if reading.peek()? != found {
-                    continue;
-                }
-                break peek_behind(&reading, tcp, to, skip);
+            // The ring had its last bytes before the stream went on over TCP.
+            if peek && reading.peek() == Ok(found) {
+                return (skip - begin + peek_behind(reading, tcp, to, skip), Ok(()));
             }
             continue;
         }
         if skip > begin && found == Found::Empty {
-            break Ok(0);
+            return (skip - begin, Ok(()));
         }
-        match end.own.reading.error.swap(0, Ordering::Relaxed) {
-            0 => {}
-            error => break Err(Errno::from_raw_os_error(error as i32)),
+        match beyond(end, tcp, reading, found, to, skip, peek) {
+            Ok(None) => {}
+            Ok(Some(count)) => return (skip - begin + count, Ok(())),
+            Err(error) => return (skip - begin, Err(error)),
         }
-        let due = reading.bells_due();
-        if due > 0 {
-            // The bytes that a doorbell was rung for come before it is taken: others may sleep.
-            if found == Found::Empty && matches!(reading.peek()?, Found::Ring(_)) {
-                continue;
-            }
-            match tcp.discard(due) {
-                // The end, in place of a doorbell: its sender is gone.
-                Ok(0) if !matches!(reading.peek()?, Found::Ring(_)) => break Ok(0),
-                Ok(count) => {
-                    reading.took_bells(count);
-                    continue;
-                }
-                Err(Errno::AGAIN) => {
-                    reading.grant();
-                    break Err(Errno::AGAIN);
-                }
-                Err(error) => match failed(end, &reading, error)? {
-                    Some(error) => break Err(error),
-                    None => continue,
-                },
-            }
+    }
+    (skip - begin, Err(Errno::CONNRESET))
+}
+
+/// The ring is empty: what TCP has. None when one has to look again.
+fn beyond<S: Store + Copy>(
+    end: &End<'_, S>,
+    tcp: &impl Tcp,
+    reading: &mut Reading<'_, S>,
+    found: Found,
+    to: &mut [IoSliceMut<'_>],
+    skip: usize,
+    peek: bool,
+) -> Result<Option<usize>, Errno> {
+    match end.own.reading.error.swap(0, Ordering::Relaxed) {
+        0 => {}
+        error => return Err(Errno::from_raw_os_error(error as i32)),
+    }
+    let due = reading.bells_due();
+    let result = if due > 0 {
+        // The bytes that a doorbell was rung for come before it is taken: others may sleep.
+        if found == Found::Empty && has_come(reading)? {
+            return Ok(None);
         }
-        if found == Found::Tcp {
-            let result =
-                if skip == 0 { tcp.recv(to, peek) } else { tcp.recv(&mut behind(to, skip), peek) };
-            let count = *result.as_ref().unwrap_or(&0);
-            if !peek {
-                reading.took_tcp(count);
-            }
-            if count < room - skip && !matches!(result, Ok(0)) {
-                reading.grant();
-            }
-            break result;
+        tcp.discard(due).map(|count| {
+            reading.took_bells(count);
+            (count == 0).then_some(0)
+        })
+    } else if found == Found::Tcp {
+        let result =
+            if skip == 0 { tcp.recv(to, peek) } else { tcp.recv(&mut behind(to, skip), peek) };
+        let count = *result.as_ref().unwrap_or(&0);
+        if !peek {
+            reading.took_tcp(count);
         }
-        match tcp.probe() {
-            Ok(0) if reading.peek()? == Found::Empty => break Ok(0),
-            // Or a byte came meanwhile: what it is, the words say by now.
-            Ok(_) => {}
-            Err(Errno::AGAIN) => break Err(Errno::AGAIN),
-            Err(error) => {
-                if let Some(error) = failed(end, &reading, error)? {
-                    break Err(error);
-                }
-            }
+        if count < room(to) - skip && result != Ok(0) {
+            reading.grant();
         }
+        return result.map(Some);
+    } else {
+        // A byte that came meanwhile: what it is, the words say by now.
+        tcp.probe().map(|count| (count == 0).then_some(0))
     };
     match result {
-        Ok(count) => Ok(skip - begin + count),
-        Err(error) => partly(end, skip - begin, error),
+        // The end; bytes of the ring come before it.
+        Ok(Some(_)) => Ok(if is_in_ring(reading)? { None } else { Some(0) }),
+        Ok(None) => Ok(None),
+        Err(Errno::AGAIN) => {
+            reading.grant();
+            Err(Errno::AGAIN)
+        }
+        Err(error) => {
+            if is_in_ring(reading)? {
+                keep(end, error);
+                return Ok(None);
+            }
+            Err(error)
+        }
     }
+}
+
+/// Whether something has come into the ring; and from now on a doorbell is rung for it, if
+/// somebody sleeps.
+fn has_come<S: Store>(reading: &mut Reading<'_, S>) -> Result<bool, Broken> {
+    if reading.sleepers() > 0 { Ok(reading.arm(1)? == Arm::Ready) } else { is_in_ring(reading) }
+}
+
+fn is_in_ring<S: Store>(reading: &Reading<'_, S>) -> Result<bool, Broken> {
+    Ok(matches!(reading.peek()?, Found::Ring(_)))
 }
 
 /// Peeks at what TCP has behind the ring's bytes and the doorbells, which all stay.
@@ -225,11 +268,11 @@ fn peek_behind<S: Store>(
     tcp: &impl Tcp,
     to: &mut [IoSliceMut<'_>],
     skip: usize,
-) -> Result<usize, Errno> {
+) -> usize {
     let due = reading.bells_due();
     let mut bytes = vec![0; due + room(to) - skip];
     let Ok(count) = tcp.recv(&mut [IoSliceMut::new(&mut bytes)], true) else {
-        return Ok(0);
+        return 0;
     };
     let mut data = &bytes[due.min(count)..count];
     let found = data.len();
@@ -238,21 +281,7 @@ fn peek_behind<S: Store>(
         buffer[..piece.len()].copy_from_slice(piece);
         data = rest;
     }
-    Ok(found)
-}
-
-/// The socket has told its error, once: if the ring has bytes, they come first, and it is
-/// kept. Otherwise it is what the call tells.
-fn failed<S: Store>(
-    end: &End<'_, S>,
-    reading: &Reading<'_, S>,
-    error: Errno,
-) -> Result<Option<Errno>, Broken> {
-    if matches!(reading.peek()?, Found::Ring(_)) {
-        keep(end, error);
-        return Ok(None);
-    }
-    Ok(Some(error))
+    found
 }
 
 /// What a call tells that was stopped by an error behind `done` bytes: the next one tells it.
@@ -343,14 +372,18 @@ pub fn recv<S: Store + Copy>(
             Err(Errno::AGAIN) => {}
             Err(error) => return partly(end, done, error),
         }
+        let asleep = end.asleep();
         if prepare(end, tcp, threads, enough - done)? {
             continue;
         }
-        match tcp.sleep() {
+        let result = tcp.sleep();
+        drop(asleep);
+        match result {
             Ok(_) => {}
             Err(error) => {
-                let is_waiting = matches!(end.reading(threads)?.peek()?, Found::Ring(_));
-                if !is_waiting || matches!(error, Errno::AGAIN | Errno::INTR) {
+                if !is_in_ring(&end.reading(threads)?)?
+                    || matches!(error, Errno::AGAIN | Errno::INTR)
+                {
                     return partly(end, done, error);
                 }
                 // It comes behind what the ring holds.
@@ -362,7 +395,7 @@ pub fn recv<S: Store + Copy>(
 }
 
 /// Before a sleep in the kernel, of whatever kind: true when `low_water` bytes are there
-/// already. Otherwise the socket will become readable when they are.
+/// already. Otherwise the socket will become readable when they are. The sleeper has called [`End::asleep`].
 pub fn prepare<S: Store + Copy>(
     end: &End<'_, S>,
     tcp: &impl Tcp,
@@ -399,7 +432,8 @@ fn ready<S: Store + Copy>(
     if reading.arm(low_water)? == Arm::Ready {
         return Ok(Some(Ready::Ring));
     }
-    if due > 0 {
+    // Fewer bytes than are waited for here may be what somebody else is rung for.
+    if due > 0 && (reading.sleepers() <= 1 || !is_in_ring(reading)?) {
         match tcp.discard(due) {
             Ok(count) => reading.took_bells(count),
             Err(Errno::AGAIN) => {}

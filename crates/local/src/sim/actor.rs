@@ -20,6 +20,8 @@ type Suspender = Yielder<(), Pause>;
 
 thread_local! {
     static CURRENT: Cell<*const Suspender> = const { Cell::new(std::ptr::null()) };
+    static ID: Cell<u32> = const { Cell::new(0) };
+    static NEXT_ID: Cell<u32> = const { Cell::new(1) };
     static DICE: RefCell<Random> = const { RefCell::new(Random(0)) };
     /// One in so many steps lets others run.
     static ONE_IN: Cell<u64> = const { Cell::new(1) };
@@ -37,6 +39,11 @@ pub fn begin(seed: u64) {
     let one_in = [1, 3, 10, 40, 300][below(5) as usize];
     ONE_IN.set(one_in);
     LEFT.set(STEPS_MAX);
+}
+
+/// The actor that runs, as a thread's id.
+pub fn id() -> u32 {
+    ID.get()
 }
 
 pub fn below(bound: u64) -> u64 {
@@ -82,6 +89,7 @@ pub struct Actor {
     pub name: String,
     /// The process that it belongs to.
     pub end: usize,
+    id: u32,
     coroutine: Coroutine<(), Pause, ()>,
     waits: Option<Condition>,
 }
@@ -93,7 +101,8 @@ impl Actor {
             CURRENT.set(yielder);
             act();
         });
-        Self { name: name.into(), end, coroutine, waits: None }
+        NEXT_ID.set(NEXT_ID.get() + 1);
+        Self { name: name.into(), end, id: NEXT_ID.get(), coroutine, waits: None }
     }
 
     pub fn can_run(&self) -> bool {
@@ -103,6 +112,7 @@ impl Actor {
     /// Runs it for a while. False when it has ended.
     pub fn run(&mut self) -> bool {
         self.waits = None;
+        ID.set(self.id);
         let result = self.coroutine.resume(());
         CURRENT.set(std::ptr::null());
         match result {

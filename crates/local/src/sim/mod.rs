@@ -99,6 +99,18 @@ fn two_programs_see_a_stream() {
     });
 }
 
+/// Threads of one program read the same socket.
+#[test]
+fn no_thread_sleeps_over_what_another_was_rung_for() {
+    run(2000, || {
+        let world = World::new();
+        let mut actors = vec![programs::reader(&world, 0)];
+        actors.extend(programs::threads(&world, 1));
+        actors.extend((0..2).map(|end| programs::writer(&world, end)));
+        (world, actors)
+    });
+}
+
 /// One of the processes is killed.
 #[test]
 fn a_killed_peer_leaves_whole_bytes_and_the_end() {

@@ -22,8 +22,8 @@ struct Lane {
     /// For the receiver, told once.
     error: Option<Errno>,
     is_reset: bool,
-    /// Something has arrived since it was last asked: what EPOLLET tells.
-    edge: bool,
+    /// How often something has arrived: what EPOLLET tells.
+    edges: u64,
 }
 
 /// The connection.
@@ -57,10 +57,10 @@ impl Wire {
             }
             let Lane { flying, arrived, .. } = &mut *lane;
             arrived.extend(flying.drain(..count));
-            lane.edge = true;
+            lane.edges += 1;
         } else if lane.has_ended && !lane.has_fin_arrived {
             lane.has_fin_arrived = true;
-            lane.edge = true;
+            lane.edges += 1;
         }
     }
 
@@ -78,7 +78,7 @@ impl Wire {
         incoming.flying.clear();
         incoming.error = Some(Errno::CONNRESET);
         incoming.is_reset = true;
-        incoming.edge = true;
+        incoming.edges += 1;
         self.lanes[end].borrow_mut().flying.clear();
     }
 
@@ -122,13 +122,9 @@ impl Wire {
         format!("{flying:?} {arrived:?} fin {fin} reset {reset}, room {}", self.room)
     }
 
-    /// EPOLLET: something has come since the last answer.
-    pub fn has_edge(&self, end: usize) -> bool {
-        self.lanes[1 - end].borrow().edge
-    }
-
-    pub fn take_edge(&self, end: usize) {
-        self.lanes[1 - end].borrow_mut().edge = false;
+    /// How often something has arrived for `end`.
+    pub fn edges(&self, end: usize) -> u64 {
+        self.lanes[1 - end].borrow().edges
     }
 
     pub fn is_writable(&self, end: usize) -> bool {

@@ -1,7 +1,7 @@
 //! What a run consists of: the pair's memory, both ends' own state, the wire, and what was
 //! written and read so far.
 
-use super::actor::{Pause, below, chance, pause, step};
+use super::actor::{Pause, below, chance, id, pause, step};
 use super::tcp::{Socket, Wire};
 use crate::end::{End, Own};
 use crate::layout::Header;
@@ -13,7 +13,6 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
 /// What one end has done.
-#[derive(Default)]
 pub struct Log {
     /// Bytes that its sends have reported.
     pub written: Cell<u64>,
@@ -23,6 +22,9 @@ pub struct Log {
     pub read: Cell<u64>,
     pub saw_end: Cell<bool>,
     pub saw_error: Cell<bool>,
+    /// Several threads read: in which order is not known.
+    pub is_shared: Cell<bool>,
+    sums: Cell<[u64; 256]>,
 }
 
 pub struct World {
@@ -72,11 +74,11 @@ impl Store for Bytes<'_> {
 }
 
 /// An actor as a thread.
-pub struct Thread(pub u32);
+pub struct Thread;
 
 impl Threads for Thread {
     fn own(&self) -> u32 {
-        self.0
+        id()
     }
 
     fn yield_now(&self) {
@@ -93,6 +95,20 @@ pub fn byte(end: usize, position: u64) -> u8 {
     ((position.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize % 250 + end) as u8
 }
 
+impl Log {
+    fn new() -> Self {
+        Self {
+            written: Cell::new(0),
+            ended: Cell::new(None),
+            read: Cell::new(0),
+            saw_end: Cell::new(false),
+            saw_error: Cell::new(false),
+            is_shared: Cell::new(false),
+            sums: Cell::new([0; 256]),
+        }
+    }
+}
+
 impl World {
     pub fn new() -> Rc<Self> {
         let size = [8, 64, 256][below(3) as usize];
@@ -101,7 +117,7 @@ impl World {
             own: Default::default(),
             rings: [0, 1].map(|_| Rc::new(RefCell::new(vec![0; size as usize]))),
             wire: Rc::new(Wire::new()),
-            log: Default::default(),
+            log: [Log::new(), Log::new()],
             is_dead: Default::default(),
             at_reset: Default::default(),
             doomed: Cell::new(None),
@@ -169,6 +185,13 @@ impl World {
     pub fn has_read(&self, end: usize, bytes: &[u8], peek: bool) {
         let from = 1 - end;
         let position = self.log[end].read.get();
+        if self.log[end].is_shared.get() {
+            let mut sums = self.log[end].sums.get();
+            bytes.iter().for_each(|byte| sums[usize::from(*byte)] += 1);
+            self.log[end].sums.set(sums);
+            self.log[end].read.set(position + bytes.len() as u64);
+            return;
+        }
         for (at, got) in bytes.iter().enumerate() {
             let at = position + at as u64;
             assert_eq!(*got, byte(from, at), "byte {at} of end {from}\n{}", self.state());
@@ -184,7 +207,9 @@ impl World {
         let read = self.log[end].read.get();
         self.log[end].saw_end.set(true);
         let from = &self.log[1 - end];
-        if let Some(ended) = from.ended.get() {
+        if self.log[end].is_shared.get() {
+            // Another thread may have the last bytes, and not have said so.
+        } else if let Some(ended) = from.ended.get() {
             assert!(
                 read == ended || self.wire.is_reset(end),
                 "the end after {read} of {ended} bytes\n{}",
@@ -210,6 +235,14 @@ impl World {
             }
             let log = &self.log[end];
             assert!(log.saw_end.get() || log.saw_error.get(), "end {end} has not seen the end");
+            if log.is_shared.get() {
+                let mut sums = [0; 256];
+                (0..log.read.get()).for_each(|at| sums[usize::from(byte(1 - end, at))] += 1);
+                assert!(log.sums.get() == sums, "bytes were garbled\n{}", self.state());
+                let written = self.log[1 - end].ended.get();
+                let is_all = written.is_none_or(|written| written == log.read.get());
+                assert!(is_all || self.wire.is_reset(end), "bytes were lost\n{}", self.state());
+            }
             let lane = &self.header.lanes[1 - end].written;
             let head = lane.head.load(Ordering::Relaxed);
             let ring = self.at_reset[end].get().unwrap_or(head);
