@@ -23,6 +23,17 @@ fn dawdle(turns: u64) {
     (0..turns).for_each(|_| pause(Pause::Anywhere));
 }
 
+/// Waits until everything has been read, if the reader does not itself wait for more: a reader that
+/// has not been woken is then found.
+fn rest(world: &Rc<World>, end: usize) {
+    let world = world.clone();
+    until(move || {
+        let reader = &world.log[1 - end];
+        let is_over = world.wire.is_reset(end) || world.is_dead[1 - end].get();
+        reader.is_greedy.get() || is_over || reader.read.get() >= world.log[end].written.get()
+    });
+}
+
 /// Writes, and finishes.
 pub fn writer(world: &Rc<World>, end: usize) -> Actor {
     let is_blocking = chance(2);
@@ -53,10 +64,13 @@ pub fn writer(world: &Rc<World>, end: usize) -> Actor {
                     break;
                 }
             }
-            if chance(8) {
-                dawdle(below(20));
+            match below(8) {
+                0 => dawdle(below(20)),
+                1 | 2 => rest(&world, end),
+                _ => {}
             }
         }
+        rest(&world, end);
         log.ended.set(Some(log.written.get()));
         world.wire.finish(end);
     })
@@ -107,7 +121,10 @@ pub fn reader(world: &Rc<World>, end: usize) -> Actor {
 fn blocking(world: &Rc<World>, end: usize, is_alone: bool) -> Actor {
     let world = world.clone();
     let (peeks, all) = (is_alone && chance(4), chance(4));
-    let low_water = if chance(4) { size() } else { 1 };
+    let low_water = if is_alone && chance(4) { size() } else { 1 };
+    if all || low_water > 1 {
+        world.log[end].is_greedy.set(true);
+    }
     let name = format!("blocking reader {end} (peeks: {peeks}, all: {all}, {low_water})");
     Actor::new(name, end, move || {
         loop {

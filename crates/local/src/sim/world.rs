@@ -24,6 +24,8 @@ pub struct Log {
     pub saw_error: Cell<bool>,
     /// Several threads read: in which order is not known.
     pub is_shared: Cell<bool>,
+    /// Its reads may want more than there is.
+    pub is_greedy: Cell<bool>,
     sums: Cell<[u64; 256]>,
 }
 
@@ -104,6 +106,7 @@ impl Log {
             saw_end: Cell::new(false),
             saw_error: Cell::new(false),
             is_shared: Cell::new(false),
+            is_greedy: Cell::new(false),
             sums: Cell::new([0; 256]),
         }
     }
