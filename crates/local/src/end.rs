@@ -58,6 +58,8 @@ pub struct OwnReading {
     pub vain: AtomicU32,
     /// Who may be asleep in the kernel for this end: see [`Asleep`].
     sleepers: AtomicU32,
+    /// As [`OwnWriting::in_doubt`].
+    in_doubt: AtomicU32,
 }
 
 /// State of an end's writing side. All zero is the beginning. Guarded by its lock.
@@ -67,6 +69,10 @@ pub struct OwnWriting {
     lock: Lock,
     /// Sends over TCP that are in the kernel.
     in_kernel: AtomicU32,
+    /// Not zero while what is known of the other end is not what it is: in the middle of a
+    /// change that takes two steps. Who finds it so has the lock of one who was killed there, and
+    /// cannot know how far he came.
+    in_doubt: AtomicU32,
     /// As [`Written::route`].
     route: AtomicU64,
     head: AtomicU64,
@@ -155,6 +161,9 @@ impl<'a, S: Store> End<'a, S> {
     {
         let held = self.own.reading.lock.take(threads)?;
         let Lane { written, taken, bell } = self.lane_in();
+        if held.is_stolen {
+            taken.tail.store(self.own.reading.tail.load(Ordering::Relaxed), Ordering::Release);
+        }
         Ok(Reading {
             own: &self.own.reading,
             written,
@@ -173,6 +182,10 @@ impl<'a, S: Store> End<'a, S> {
     {
         let held = self.own.writing.lock.take(threads)?;
         let Lane { written, taken, bell } = self.lane_out();
+        if held.is_stolen {
+            // He may have copied his bytes, and not have said so.
+            written.head.store(self.own.writing.head.load(Ordering::Relaxed), Ordering::Release);
+        }
         Ok(Writing {
             own: &self.own.writing,
             written,
@@ -289,6 +302,9 @@ impl<S: Store> Reading<'_, S> {
 
     /// Bytes in the ring. The route must have been read before.
     fn queued(&self) -> Result<usize, Broken> {
+        if self.own.in_doubt.load(Ordering::Relaxed) != 0 {
+            return Err(Broken);
+        }
         let head = self.written.head.load(Ordering::Acquire);
         let queued = head.wrapping_sub(self.tail());
         if queued > self.store.size() as u64 { Err(Broken) } else { Ok(queued as usize) }
@@ -345,10 +361,12 @@ impl<S: Store> Reading<'_, S> {
         if self.granted() || kind(route) != ROUTE_TCP {
             return;
         }
+        let given = self.own.tcp_data.load(Ordering::Relaxed) + 1;
+        self.own.in_doubt.store(1, Ordering::Relaxed);
         self.own.granted_at.store(route >> 2, Ordering::Relaxed);
         self.own.granted.store(1, Ordering::Relaxed);
-        let given = self.own.tcp_data.load(Ordering::Relaxed) + 1;
         self.bell.grant.store(given, Ordering::Release);
+        self.own.in_doubt.store(0, Ordering::Relaxed);
     }
 
     /// The writer has left the ring: what follows the ring's bytes is on TCP.
@@ -388,9 +406,16 @@ impl<S: Store> Reading<'_, S> {
             as usize
     }
 
-    /// So many doorbells were taken from TCP.
-    pub fn took_bells(&mut self, count: usize) {
-        bump(&self.own.bells, count as u64);
+    /// Takes doorbells from TCP: `discard` does, and tells how many.
+    pub fn take_bells<E>(
+        &mut self,
+        discard: impl FnOnce() -> Result<usize, E>,
+    ) -> Result<usize, E> {
+        self.own.in_doubt.store(1, Ordering::Relaxed);
+        let result = discard();
+        bump(&self.own.bells, *result.as_ref().unwrap_or(&0) as u64);
+        self.own.in_doubt.store(0, Ordering::Relaxed);
+        result
     }
 
     /// So many bytes of data were taken from TCP.
@@ -467,6 +492,9 @@ impl<'a, S: Store> Writing<'a, S> {
     /// Where `wanted` bytes go. The room is looked up anew only when what is known of is less.
     #[inline]
     pub fn way(&mut self, wanted: usize) -> Result<Way, Broken> {
+        if self.own.in_doubt.load(Ordering::Relaxed) != 0 {
+            return Err(Broken);
+        }
         if self.kind() != ROUTE_RING && !self.flip() {
             return Ok(Way::Tcp);
         }
@@ -492,14 +520,17 @@ impl<'a, S: Store> Writing<'a, S> {
         }
         let grant = self.own.tcp_data.load(Ordering::Relaxed).wrapping_add(1);
         let word = &self.bell.grant;
-        if word.load(Ordering::Relaxed) != grant
-            || self.bell.attached.load(Ordering::Acquire) == 0
-            || word.compare_exchange(grant, FLIPPED, Ordering::AcqRel, Ordering::Relaxed).is_err()
+        if word.load(Ordering::Relaxed) != grant || self.bell.attached.load(Ordering::Acquire) == 0
         {
             return false;
         }
-        self.set_route(ROUTE_RING);
-        true
+        self.own.in_doubt.store(1, Ordering::Relaxed);
+        let taken = word.compare_exchange(grant, FLIPPED, Ordering::AcqRel, Ordering::Relaxed);
+        if taken.is_ok() {
+            self.set_route(ROUTE_RING);
+        }
+        self.own.in_doubt.store(0, Ordering::Relaxed);
+        taken.is_ok()
     }
 
     /// Copies bytes behind those that were copied since the last [`Writing::publish`]. There must
@@ -515,8 +546,8 @@ impl<'a, S: Store> Writing<'a, S> {
         self.own.head.load(Ordering::Relaxed)
     }
 
-    /// The reader may have them. True if it sleeps: a doorbell was counted, and must be sent
-    /// before this is let go of.
+    /// The reader may have them. True if it sleeps: a doorbell was counted, and must be sent, and
+    /// [`Writing::has_rung`] be told, before this is let go of.
     #[inline]
     #[must_use]
     pub fn publish(&mut self, count: usize) -> bool {
@@ -537,6 +568,7 @@ impl<'a, S: Store> Writing<'a, S> {
             if wish == NEVER || (head.wrapping_sub(wish) as i64) < 0 {
                 return false;
             }
+            self.own.in_doubt.store(1, Ordering::Relaxed);
             match bell_at.compare_exchange(wish, NEVER, Ordering::AcqRel, Ordering::Relaxed) {
                 Ok(_) => {
                     let bells = self.own.bells.load(Ordering::Relaxed).wrapping_add(1);
@@ -544,10 +576,18 @@ impl<'a, S: Store> Writing<'a, S> {
                     self.written.bells.store(bells, Ordering::Release);
                     return true;
                 }
-                Err(other) => wish = other,
+                Err(other) => {
+                    self.own.in_doubt.store(0, Ordering::Relaxed);
+                    wish = other;
+                }
             }
         }
         false
+    }
+
+    /// The doorbell was sent.
+    pub fn has_rung(&mut self) {
+        self.own.in_doubt.store(0, Ordering::Relaxed);
     }
 
     /// The ring is full: the stream goes on over TCP.
@@ -566,8 +606,10 @@ impl<'a, S: Store> Writing<'a, S> {
             return;
         }
         let bells = self.own.bells.load(Ordering::Relaxed);
+        self.own.in_doubt.store(1, Ordering::Relaxed);
         self.written.bells_before_tcp.store(bells, Ordering::Release);
         self.set_route(to);
+        self.own.in_doubt.store(0, Ordering::Relaxed);
     }
 
     /// A send over TCP begins. It may sleep, so the lock is let go of; until it has ended

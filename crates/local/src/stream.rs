@@ -24,8 +24,8 @@ pub trait Tcp {
     /// Whether the peer's FIN or a reset has come, whatever is to be read before it (POLLRDHUP);
     /// without waiting.
     fn is_over(&self) -> bool;
-    /// Sends one doorbell, without waiting. What goes wrong is for the next call to find.
-    fn ring(&self);
+    /// Sends one doorbell, without waiting. EAGAIN is tried again.
+    fn ring(&self) -> Result<(), Errno>;
     /// send(2), as the program wants it: it waits if the program's call does.
     fn send(&self, from: &[IoSlice<'_>]) -> Result<usize, Errno>;
     /// A clock that only goes forward, in nanoseconds.
@@ -65,6 +65,9 @@ impl From<Reentered> for Errno {
 const VAIN: u32 = 4;
 /// How seldom.
 const SELDOM: u32 = 32;
+/// How long a doorbell may take, in nanoseconds. An acknowledgement that was lost on the way between two
+/// network namespaces is repeated within this.
+const RING_NS_MAX: u64 = 10_000_000_000;
 /// Looks of one read, most of them at doorbells.
 const ROUNDS_MAX: u32 = 1000;
 
@@ -215,10 +218,7 @@ fn beyond<S: Store + Copy>(
         if found == Found::Empty && has_come(reading)? {
             return Ok(None);
         }
-        tcp.discard(due).map(|count| {
-            reading.took_bells(count);
-            (count == 0).then_some(0)
-        })
+        reading.take_bells(|| tcp.discard(due)).map(|count| (count == 0).then_some(0))
     } else if found == Found::Tcp {
         let result =
             if skip == 0 { tcp.recv(to, peek) } else { tcp.recv(&mut behind(to, skip), peek) };
@@ -434,9 +434,8 @@ fn ready<S: Store + Copy>(
     }
     // Fewer bytes than are waited for here may be what somebody else is rung for.
     if due > 0 && (reading.sleepers() <= 1 || !is_in_ring(reading)?) {
-        match tcp.discard(due) {
-            Ok(count) => reading.took_bells(count),
-            Err(Errno::AGAIN) => {}
+        match reading.take_bells(|| tcp.discard(due)) {
+            Ok(_) | Err(Errno::AGAIN) => {}
             Err(error) => {
                 keep(end, error);
                 return Ok(Some(Ready::Tcp));
@@ -529,7 +528,8 @@ pub fn send<S: Store + Copy>(
             let count = room.min(len - done);
             put(&writing, from, done, count);
             if writing.publish(count) {
-                tcp.ring();
+                ring(tcp, threads)?;
+                writing.has_rung();
             }
             done += count;
             until = None;
@@ -553,6 +553,25 @@ pub fn send<S: Store + Copy>(
         Ok(count) => Ok(done + count),
         Err(_) if done > 0 => Ok(done),
         Err(error) => Err(error),
+    }
+}
+
+/// Sends a doorbell. The reader has taken all data, so what fills the socket's buffer is bytes that
+/// have arrived and of which the kernel has not yet heard: room comes soon, whatever the reader does. A doorbell that was
+/// counted and cannot be sent would be taken for data, so the connection ends with it.
+fn ring(tcp: &impl Tcp, threads: &impl Threads) -> Result<(), Errno> {
+    let mut until = None;
+    loop {
+        match tcp.ring() {
+            Err(Errno::AGAIN | Errno::INTR | Errno::NOBUFS | Errno::NOMEM) => {}
+            // The connection is gone: that is for the next call to tell.
+            Ok(()) | Err(_) => return Ok(()),
+        }
+        let now = tcp.now_ns();
+        if now >= *until.get_or_insert(now + RING_NS_MAX) {
+            return Err(Errno::CONNRESET);
+        }
+        threads.yield_now();
     }
 }
 

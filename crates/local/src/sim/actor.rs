@@ -22,6 +22,7 @@ thread_local! {
     static CURRENT: Cell<*const Suspender> = const { Cell::new(std::ptr::null()) };
     static ID: Cell<u32> = const { Cell::new(0) };
     static NEXT_ID: Cell<u32> = const { Cell::new(1) };
+    static DEAD: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
     static DICE: RefCell<Random> = const { RefCell::new(Random(0)) };
     /// One in so many steps lets others run.
     static ONE_IN: Cell<u64> = const { Cell::new(1) };
@@ -35,10 +36,16 @@ const TRACED: u64 = 1000;
 
 /// Begins a run.
 pub fn begin(seed: u64) {
+    DEAD.take();
     DICE.set(Random(seed ^ 0x5eed));
     let one_in = [1, 3, 10, 40, 300][below(5) as usize];
     ONE_IN.set(one_in);
     LEFT.set(STEPS_MAX);
+}
+
+/// Whether an actor was not killed.
+pub fn lives(id: u32) -> bool {
+    DEAD.with_borrow(|dead| !dead.contains(&id))
 }
 
 /// The actor that runs, as a thread's id.
@@ -89,7 +96,9 @@ pub struct Actor {
     pub name: String,
     /// The process that it belongs to.
     pub end: usize,
-    id: u32,
+    pub id: u32,
+    /// It is killed, alone of its process's relatives, at this turn.
+    pub fate: Option<u64>,
     coroutine: Coroutine<(), Pause, ()>,
     waits: Option<Condition>,
 }
@@ -102,11 +111,21 @@ impl Actor {
             act();
         });
         NEXT_ID.set(NEXT_ID.get() + 1);
-        Self { name: name.into(), end, id: NEXT_ID.get(), coroutine, waits: None }
+        Self { name: name.into(), end, id: NEXT_ID.get(), fate: None, coroutine, waits: None }
     }
 
     pub fn can_run(&self) -> bool {
         self.waits.as_ref().is_none_or(|condition| condition())
+    }
+
+    /// Whether it dies now.
+    pub fn is_due(&mut self) -> bool {
+        self.fate = match self.fate {
+            Some(0) => return true,
+            Some(turns) => Some(turns - 1),
+            None => None,
+        };
+        false
     }
 
     /// Runs it for a while. False when it has ended.
@@ -127,6 +146,7 @@ impl Actor {
 
     /// It stops where it is: nothing is unlocked, nothing is given back.
     pub fn kill(mut self) {
+        DEAD.with_borrow_mut(|dead| dead.push(self.id));
         // SAFETY: nothing on its stack is referred to by others: they share only what the
         // world owns, and each has a count of its own.
         unsafe { self.coroutine.force_reset() };

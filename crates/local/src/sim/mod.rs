@@ -13,6 +13,7 @@ mod actor;
 pub mod atomic;
 mod programs;
 mod random;
+mod relatives;
 mod tcp;
 mod world;
 
@@ -73,6 +74,10 @@ fn play(world: &World, mut actors: Vec<Actor>) {
             actors = rest;
             <Vec<Actor>>::into_iter(dead).for_each(Actor::kill);
             world.die(end);
+            continue;
+        }
+        if actors[at].is_due() {
+            actors.swap_remove(at).kill();
             continue;
         }
         if !actors[at].run() {
@@ -136,6 +141,17 @@ fn a_reset_comes_behind_the_bytes_of_the_ring() {
             actors.push(programs::reader(&world, end));
             actors.push(programs::writer(&world, end));
         }
+        (world, actors)
+    });
+}
+
+/// One of two relatives that share a socket is killed, and the other goes on.
+#[test]
+fn a_killed_relative_leaves_whole_messages_or_a_reset() {
+    run(3000, || {
+        let world = World::with_room(5000);
+        let mut actors = vec![relatives::reader(&world, 1)];
+        actors.extend(relatives::writers(&world, 0));
         (world, actors)
     });
 }

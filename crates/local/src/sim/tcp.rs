@@ -36,13 +36,8 @@ pub struct Wire {
 }
 
 impl Wire {
-    pub fn new() -> Self {
-        Self {
-            lanes: Default::default(),
-            room: [8, 60, 500, 5000][below(4) as usize],
-            gone: Default::default(),
-            clock: Cell::new(1),
-        }
+    pub fn new(room: usize) -> Self {
+        Self { lanes: Default::default(), room, gone: Default::default(), clock: Cell::new(1) }
     }
 
     /// Something in flight arrives, if there is something.
@@ -216,14 +211,20 @@ impl Tcp for Socket {
         self.wire.has_ended(self.end)
     }
 
-    fn ring(&self) {
+    fn ring(&self) -> Result<(), Errno> {
         step();
-        let mut lane = self.wire.lanes[self.end].borrow_mut();
-        if !lane.has_ended && !self.wire.is_reset(self.end) {
-            lane.flying.push_back(BELL);
+        // Acknowledgements are late.
+        if chance(5) {
+            return Err(Errno::AGAIN);
         }
+        let mut lane = self.wire.lanes[self.end].borrow_mut();
+        if lane.has_ended || self.wire.is_reset(self.end) {
+            return Err(Errno::PIPE);
+        }
+        lane.flying.push_back(BELL);
         drop(lane);
         step();
+        Ok(())
     }
 
     fn send(&self, from: &[IoSlice<'_>]) -> Result<usize, Errno> {
@@ -239,7 +240,7 @@ impl Tcp for Socket {
             let piece = &bytes[sent..sent + count];
             self.wire.lanes[self.end].borrow_mut().flying.extend(piece);
             sent += count;
-            let interrupted = sent > 0 && chance(20);
+            let interrupted = self.is_blocking && sent > 0 && chance(20);
             if sent == bytes.len() || !self.is_blocking || interrupted {
                 step();
                 return if sent > 0 || bytes.is_empty() { Ok(sent) } else { Err(Errno::AGAIN) };

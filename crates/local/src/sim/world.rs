@@ -1,7 +1,7 @@
 //! What a run consists of: the pair's memory, both ends' own state, the wire, and what was
 //! written and read so far.
 
-use super::actor::{Pause, below, chance, id, pause, step};
+use super::actor::{Pause, below, chance, id, lives, pause, step};
 use super::tcp::{Socket, Wire};
 use crate::end::{End, Own};
 use crate::layout::Header;
@@ -87,8 +87,8 @@ impl Threads for Thread {
         pause(Pause::Anywhere);
     }
 
-    fn lives(&self, _: u32) -> bool {
-        true
+    fn lives(&self, id: u32) -> bool {
+        lives(id)
     }
 }
 
@@ -114,12 +114,17 @@ impl Log {
 
 impl World {
     pub fn new() -> Rc<Self> {
+        Self::with_room([8, 60, 500, 5000][below(4) as usize])
+    }
+
+    /// With so much room in the socket's buffers.
+    pub fn with_room(room: usize) -> Rc<Self> {
         let size = [8, 64, 256][below(3) as usize];
         let world = Self {
             header: Header::new(size),
             own: Default::default(),
             rings: [0, 1].map(|_| Rc::new(RefCell::new(vec![0; size as usize]))),
-            wire: Rc::new(Wire::new()),
+            wire: Rc::new(Wire::new(room)),
             log: [Log::new(), Log::new()],
             is_dead: Default::default(),
             at_reset: Default::default(),
