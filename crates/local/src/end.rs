@@ -32,6 +32,7 @@ use crate::layout::{
     Bell, FLIPPED, Header, Lane, NEVER, ROUTE_PINNED, ROUTE_RING, ROUTE_TCP, Taken, Written,
 };
 use crate::lock::{Held, Lock, Reentered, Threads};
+use crate::patience::Patience;
 use crate::ring::Store;
 use crate::sync::{AtomicU32, AtomicU64, Ordering, fence};
 
@@ -55,7 +56,11 @@ pub struct OwnReading {
     /// An error that was met while the ring still held bytes; zero for none.
     pub error: AtomicU32,
     /// Whether its waits spin.
-    pub patience: crate::stream::Patience,
+    pub patience: Patience,
+    /// Who may be asleep in the kernel for this end: see [`Asleep`].
+    sleepers: AtomicU32,
+    /// As [`OwnWriting::in_doubt`].
+    in_doubt: AtomicU32,
 }
 
 /// State of an end's writing side. All zero is the beginning. Guarded by its lock.
@@ -65,6 +70,10 @@ pub struct OwnWriting {
     lock: Lock,
     /// Sends over TCP that are in the kernel.
     in_kernel: AtomicU32,
+    /// Not zero while what is known of the other end is not what it is: in the middle of a
+    /// change that takes two steps. Who finds it so has the lock of one who was killed there, and
+    /// cannot know how far he came.
+    in_doubt: AtomicU32,
     /// As [`Written::route`].
     route: AtomicU64,
     head: AtomicU64,
@@ -75,28 +84,6 @@ pub struct OwnWriting {
     pub tcp_data: AtomicU64,
 }
 
-impl Own {
-    /// The beginning again, for another connection.
-    pub fn reset(&self) {
-        let OwnReading { lock, granted, granted_at, tail, bells, tcp_data, error, patience } =
-            &self.reading;
-        lock.reset();
-        patience.reset();
-        for word in [granted, error] {
-            word.store(0, Ordering::Relaxed);
-        }
-        for word in [granted_at, tail, bells, tcp_data] {
-            word.store(0, Ordering::Relaxed);
-        }
-        let OwnWriting { lock, in_kernel, route, head, tail, bells, tcp_data } = &self.writing;
-        lock.reset();
-        in_kernel.store(0, Ordering::Relaxed);
-        for word in [route, head, tail, bells, tcp_data] {
-            word.store(0, Ordering::Relaxed);
-        }
-    }
-}
-
 /// An end's own state, out of its peer's reach, shared with forked relatives.
 #[derive(Debug, Default)]
 #[repr(C)]
@@ -105,6 +92,41 @@ pub struct Own {
     pub reading: OwnReading,
     /// What concerns the outgoing direction.
     pub writing: OwnWriting,
+}
+
+impl Own {
+    /// The beginning again, for another connection.
+    pub fn reset(&self) {
+        let OwnReading {
+            lock,
+            granted,
+            granted_at,
+            tail,
+            bells,
+            tcp_data,
+            error,
+            patience,
+            sleepers,
+            in_doubt,
+        } = &self.reading;
+        lock.reset();
+        patience.reset();
+        for word in [granted, error, sleepers, in_doubt] {
+            word.store(0, Ordering::Relaxed);
+        }
+        for word in [granted_at, tail, bells, tcp_data] {
+            word.store(0, Ordering::Relaxed);
+        }
+        let OwnWriting { lock, in_kernel, in_doubt, route, head, tail, bells, tcp_data } =
+            &self.writing;
+        lock.reset();
+        for word in [in_kernel, in_doubt] {
+            word.store(0, Ordering::Relaxed);
+        }
+        for word in [route, head, tail, bells, tcp_data] {
+            word.store(0, Ordering::Relaxed);
+        }
+    }
 }
 
 /// One end of a pair.
@@ -151,6 +173,9 @@ pub enum Arm {
     Armed,
 }
 
+/// Wishes that a writer looks at behind one message.
+const WISHES_MAX: u32 = 8;
+
 const fn kind(route: u64) -> u64 {
     route & 3
 }
@@ -172,6 +197,9 @@ impl<'a, S: Store> End<'a, S> {
     {
         let held = self.own.reading.lock.take(threads)?;
         let Lane { written, taken, bell } = self.lane_in();
+        if held.is_stolen {
+            taken.tail.store(self.own.reading.tail.load(Ordering::Relaxed), Ordering::Release);
+        }
         Ok(Reading {
             own: &self.own.reading,
             written,
@@ -190,6 +218,10 @@ impl<'a, S: Store> End<'a, S> {
     {
         let held = self.own.writing.lock.take(threads)?;
         let Lane { written, taken, bell } = self.lane_out();
+        if held.is_stolen {
+            // He may have copied his bytes, and not have said so.
+            written.head.store(self.own.writing.head.load(Ordering::Relaxed), Ordering::Release);
+        }
         Ok(Writing {
             own: &self.own.writing,
             written,
@@ -203,6 +235,13 @@ impl<'a, S: Store> End<'a, S> {
     /// This end looks at the ring from now on.
     pub fn attach(&self) {
         self.lane_in().bell.attached.store(1, Ordering::Release);
+    }
+
+    /// This thread is about to sleep in the kernel until the end is readable, however: to be had
+    /// before the doorbell is asked for, and until it is awake again.
+    pub fn asleep(&self) -> Asleep<'a> {
+        self.own.reading.sleepers.fetch_add(1, Ordering::SeqCst);
+        Asleep(&self.own.reading)
     }
 
     /// Bytes in the incoming ring, without the lock: a glance for one who spins.
@@ -267,6 +306,19 @@ impl<'a, S: Store> End<'a, S> {
     }
 }
 
+/// A thread that may be asleep for an end. As long as there is one, a thread that reads leaves behind
+/// what wakes it: a doorbell that is not taken, or the wish for one. A thread that was killed asleep
+/// is counted for ever, which costs its relatives some doorbells.
+#[derive(Debug)]
+#[must_use]
+pub struct Asleep<'a>(&'a OwnReading);
+
+impl Drop for Asleep<'_> {
+    fn drop(&mut self) {
+        self.0.sleepers.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 /// Adds to a count that only this end writes.
 fn bump(count: &AtomicU64, by: u64) {
     count.store(count.load(Ordering::Relaxed).wrapping_add(by), Ordering::Relaxed);
@@ -311,6 +363,9 @@ impl<S: Store> Reading<'_, S> {
 
     /// Bytes in the ring. The route must have been read before.
     fn queued(&self) -> Result<usize, Broken> {
+        if self.own.in_doubt.load(Ordering::Relaxed) != 0 {
+            return Err(Broken);
+        }
         let head = self.written.head.load(Ordering::Acquire);
         let queued = head.wrapping_sub(self.tail());
         if queued > self.store.size() as u64 { Err(Broken) } else { Ok(queued as usize) }
@@ -367,10 +422,12 @@ impl<S: Store> Reading<'_, S> {
         if self.granted() || kind(route) != ROUTE_TCP {
             return;
         }
+        let given = self.own.tcp_data.load(Ordering::Relaxed) + 1;
+        self.own.in_doubt.store(1, Ordering::Relaxed);
         self.own.granted_at.store(route >> 2, Ordering::Relaxed);
         self.own.granted.store(1, Ordering::Relaxed);
-        let given = self.own.tcp_data.load(Ordering::Relaxed) + 1;
         self.bell.grant.store(given, Ordering::Release);
+        self.own.in_doubt.store(0, Ordering::Relaxed);
     }
 
     /// The writer has left the ring: what follows the ring's bytes is on TCP.
@@ -410,9 +467,16 @@ impl<S: Store> Reading<'_, S> {
             as usize
     }
 
-    /// So many doorbells were taken from TCP.
-    pub fn took_bells(&mut self, count: usize) {
-        bump(&self.own.bells, count as u64);
+    /// Takes doorbells from TCP: `discard` does, and tells how many.
+    pub fn take_bells<E>(
+        &mut self,
+        discard: impl FnOnce() -> Result<usize, E>,
+    ) -> Result<usize, E> {
+        self.own.in_doubt.store(1, Ordering::Relaxed);
+        let result = discard();
+        bump(&self.own.bells, *result.as_ref().unwrap_or(&0) as u64);
+        self.own.in_doubt.store(0, Ordering::Relaxed);
+        result
     }
 
     /// So many bytes of data were taken from TCP.
@@ -421,18 +485,25 @@ impl<S: Store> Reading<'_, S> {
     }
 
     /// Before sleeping until `low_water` bytes are there: asks for a doorbell, and looks once more.
-    /// Doorbells that are due must have been taken.
+    /// Doorbells that were due before may be taken behind it. The wish of another sleeper stays
+    /// if it is for fewer bytes; and the wish stays when there is something, for it may be his.
     pub fn arm(&mut self, low_water: usize) -> Result<Arm, Broken> {
         self.grant();
-        let want = self.tail().wrapping_add(low_water.clamp(1, self.store.size()) as u64);
-        self.bell.bell_at.store(want, Ordering::Relaxed);
+        let low_water = low_water.clamp(1, self.store.size());
+        let wish = self.bell.bell_at.load(Ordering::Relaxed);
+        let others = wish.wrapping_sub(self.tail());
+        if wish == NEVER || others == 0 || others > low_water as u64 {
+            let want = self.tail().wrapping_add(low_water as u64);
+            self.bell.bell_at.store(want, Ordering::Relaxed);
+        }
         // Either the writer sees the wish, or its byte is seen here.
         fence(Ordering::SeqCst);
-        if self.queued()? >= low_water.clamp(1, self.store.size()) {
-            self.disarm();
-            return Ok(Arm::Ready);
-        }
-        Ok(Arm::Armed)
+        Ok(if self.queued()? >= low_water { Arm::Ready } else { Arm::Armed })
+    }
+
+    /// How many threads may be asleep.
+    pub fn sleepers(&self) -> u32 {
+        self.own.sleepers.load(Ordering::SeqCst)
     }
 
     /// No doorbell is wanted: this end looks by itself.
@@ -482,6 +553,9 @@ impl<'a, S: Store> Writing<'a, S> {
     /// Where `wanted` bytes go. The room is looked up anew only when what is known of is less.
     #[inline]
     pub fn way(&mut self, wanted: usize) -> Result<Way, Broken> {
+        if self.own.in_doubt.load(Ordering::Relaxed) != 0 {
+            return Err(Broken);
+        }
         if self.kind() != ROUTE_RING && !self.flip() {
             return Ok(Way::Tcp);
         }
@@ -507,14 +581,17 @@ impl<'a, S: Store> Writing<'a, S> {
         }
         let grant = self.own.tcp_data.load(Ordering::Relaxed).wrapping_add(1);
         let word = &self.bell.grant;
-        if word.load(Ordering::Relaxed) != grant
-            || self.bell.attached.load(Ordering::Acquire) == 0
-            || word.compare_exchange(grant, FLIPPED, Ordering::AcqRel, Ordering::Relaxed).is_err()
+        if word.load(Ordering::Relaxed) != grant || self.bell.attached.load(Ordering::Acquire) == 0
         {
             return false;
         }
-        self.set_route(ROUTE_RING);
-        true
+        self.own.in_doubt.store(1, Ordering::Relaxed);
+        let taken = word.compare_exchange(grant, FLIPPED, Ordering::AcqRel, Ordering::Relaxed);
+        if taken.is_ok() {
+            self.set_route(ROUTE_RING);
+        }
+        self.own.in_doubt.store(0, Ordering::Relaxed);
+        taken.is_ok()
     }
 
     /// Copies bytes behind those that were copied since the last [`Writing::publish`]. There must
@@ -530,8 +607,8 @@ impl<'a, S: Store> Writing<'a, S> {
         self.own.head.load(Ordering::Relaxed)
     }
 
-    /// The reader may have them. True if it sleeps: a doorbell was counted, and must be sent
-    /// before this is let go of.
+    /// The reader may have them. True if it sleeps: a doorbell was counted, and must be sent, and
+    /// [`Writing::has_rung`] be told, before this is let go of.
     #[inline]
     #[must_use]
     pub fn publish(&mut self, count: usize) -> bool {
@@ -545,34 +622,49 @@ impl<'a, S: Store> Writing<'a, S> {
     }
 
     fn is_wanted(&self, head: u64) -> bool {
-        let wish = self.bell.bell_at.load(Ordering::Relaxed);
-        if wish == NEVER || (head.wrapping_sub(wish) as i64) < 0 {
-            return false;
+        let bell_at = &self.bell.bell_at;
+        let mut wish = bell_at.load(Ordering::Relaxed);
+        // The wish of one sleeper may take the place of another's meanwhile; not often.
+        for _ in 0..WISHES_MAX {
+            if wish == NEVER || (head.wrapping_sub(wish) as i64) < 0 {
+                return false;
+            }
+            self.own.in_doubt.store(1, Ordering::Relaxed);
+            match bell_at.compare_exchange(wish, NEVER, Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(_) => {
+                    self.count_bell();
+                    return true;
+                }
+                Err(other) => {
+                    self.own.in_doubt.store(0, Ordering::Relaxed);
+                    wish = other;
+                }
+            }
         }
-        let taken = self
-            .bell
-            .bell_at
-            .compare_exchange(wish, NEVER, Ordering::AcqRel, Ordering::Relaxed)
-            .is_ok();
-        if taken {
-            let bells = self.own.bells.load(Ordering::Relaxed).wrapping_add(1);
-            self.own.bells.store(bells, Ordering::Relaxed);
-            self.written.bells.store(bells, Ordering::Release);
-        }
-        taken
+        false
     }
 
-    /// Wakes the peer, which has something to be told. False where a byte on TCP would be data.
+    /// The doorbell was sent.
+    pub fn has_rung(&mut self) {
+        self.own.in_doubt.store(0, Ordering::Relaxed);
+    }
+
+    /// Wakes the peer, which has something to be told: as after [`Writing::publish`]. False where a byte on
+    /// TCP would be data.
     #[must_use]
     pub fn call(&mut self) -> bool {
         if self.kind() != ROUTE_RING {
             return false;
         }
-        self.bell.bell_at.store(NEVER, Ordering::Relaxed);
+        self.own.in_doubt.store(1, Ordering::Relaxed);
+        self.count_bell();
+        true
+    }
+
+    fn count_bell(&self) {
         let bells = self.own.bells.load(Ordering::Relaxed).wrapping_add(1);
         self.own.bells.store(bells, Ordering::Relaxed);
         self.written.bells.store(bells, Ordering::Release);
-        true
     }
 
     /// The ring is full: the stream goes on over TCP.
@@ -591,8 +683,10 @@ impl<'a, S: Store> Writing<'a, S> {
             return;
         }
         let bells = self.own.bells.load(Ordering::Relaxed);
+        self.own.in_doubt.store(1, Ordering::Relaxed);
         self.written.bells_before_tcp.store(bells, Ordering::Release);
         self.set_route(to);
+        self.own.in_doubt.store(0, Ordering::Relaxed);
     }
 
     /// A send over TCP begins. It may sleep, so the lock is let go of; until it has ended

@@ -144,6 +144,19 @@ impl Lane {
     }
 }
 
+impl Header {
+    /// A fresh pair with rings of this size.
+    pub fn new(ring_bytes: u64) -> Self {
+        Self {
+            magic: AtomicU64::new(MAGIC),
+            ring_bytes: AtomicU64::new(ring_bytes),
+            refused: AtomicU32::new(0),
+            closed: [AtomicU32::new(0), AtomicU32::new(0)],
+            lanes: [Lane::new(), Lane::new()],
+        }
+    }
+}
+
 impl Default for Lane {
     fn default() -> Self {
         Self::new()

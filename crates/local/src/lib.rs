@@ -15,8 +15,11 @@ pub mod layout;
 pub mod lock;
 pub mod member;
 mod packet;
+pub mod patience;
 pub mod ring;
 pub mod settings;
+#[cfg(all(test, not(loom)))]
+mod sim;
 pub mod stream;
 mod sync;
 pub mod wire;

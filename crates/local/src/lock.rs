@@ -24,7 +24,11 @@ pub trait Threads {
 /// The lock is held as long as this lives.
 #[derive(Debug)]
 #[must_use]
-pub struct Held<'a>(&'a Lock);
+pub struct Held<'a> {
+    lock: &'a Lock,
+    /// The holder before had died with it.
+    pub is_stolen: bool,
+}
 
 /// The lock is held by the very thread that asks: a signal handler has interrupted it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +50,7 @@ impl Lock {
     pub fn take(&self, threads: &impl Threads) -> Result<Held<'_>, Reentered> {
         let own = threads.own();
         if self.0.compare_exchange(0, own, Ordering::Acquire, Ordering::Relaxed).is_ok() {
-            return Ok(Held(self));
+            return Ok(Held { lock: self, is_stolen: false });
         }
         self.wait(own, threads)
     }
@@ -55,17 +59,16 @@ impl Lock {
     fn wait(&self, own: u32, threads: &impl Threads) -> Result<Held<'_>, Reentered> {
         for round in 1u32.. {
             match self.0.compare_exchange(0, own, Ordering::Acquire, Ordering::Relaxed) {
-                Ok(_) => return Ok(Held(self)),
+                Ok(_) => return Ok(Held { lock: self, is_stolen: false }),
                 Err(holder) if holder == own => return Err(Reentered),
                 Err(holder) if round % PATIENCE == 0 && !threads.lives(holder) => {
-                    // Everything that the lock guards is published by one store, last, so what
-                    // a dead holder left half done is as if it had not been begun.
+                    // What he left half done is for the one who takes it to mend.
                     if self
                         .0
                         .compare_exchange(holder, own, Ordering::Acquire, Ordering::Relaxed)
                         .is_ok()
                     {
-                        return Ok(Held(self));
+                        return Ok(Held { lock: self, is_stolen: true });
                     }
                 }
                 Err(_) if round < SPINS => spin(),
@@ -91,6 +94,6 @@ fn spin() {
 impl Drop for Held<'_> {
     #[inline]
     fn drop(&mut self) {
-        self.0.0.store(0, Ordering::Release);
+        self.lock.0.store(0, Ordering::Release);
     }
 }

@@ -7,7 +7,7 @@
 use crate::end::{Arm, Broken, End, Found, Reading, Way};
 use crate::lock::{Reentered, Threads};
 use crate::ring::Store;
-use crate::sync::{AtomicU32, Ordering};
+use crate::sync::Ordering;
 use rustix::io::Errno;
 use std::io::{IoSlice, IoSliceMut};
 
@@ -21,8 +21,11 @@ pub trait Tcp {
     fn probe(&self) -> Result<usize, Errno>;
     /// As [`Tcp::probe`], and waits as recv(2) on this socket waits.
     fn sleep(&self) -> Result<usize, Errno>;
-    /// Sends one doorbell, without waiting. What goes wrong is for the next call to find.
-    fn ring(&self);
+    /// Whether the peer's FIN or a reset has come, whatever is to be read before it (POLLRDHUP);
+    /// without waiting.
+    fn is_over(&self) -> bool;
+    /// Sends one doorbell, without waiting. EAGAIN is tried again.
+    fn ring(&self) -> Result<(), Errno>;
     /// send(2), as the program wants it: it waits if the program's call does.
     fn send(&self, from: &[IoSlice<'_>]) -> Result<usize, Errno>;
     /// A clock that only goes forward, in nanoseconds.
@@ -58,43 +61,11 @@ impl From<Reentered> for Errno {
     }
 }
 
-/// Whether spinning has been of use lately. A wait that was over soon, awake or asleep, says that it
-/// is; long ones, that it is not. Zero is the beginning.
-#[derive(Debug, Default)]
-#[repr(transparent)]
-pub struct Patience(AtomicU32);
-
-/// Long waits in a row after which an end does not spin.
-const LONG_WAITS: u32 = 4;
-/// A wait of so many times the limit was soon over.
-const SOON: u64 = 4;
-
-impl Patience {
-    /// The beginning.
-    #[cfg(not(loom))]
-    pub const fn new() -> Self {
-        Self(AtomicU32::new(0))
-    }
-
-    /// Whether to spin.
-    pub fn is_there(&self) -> bool {
-        self.0.load(Ordering::Relaxed) < LONG_WAITS
-    }
-
-    /// A wait has ended that took so long, of which it may spin `limit_ns`.
-    pub fn waited(&self, ns: u64, limit_ns: u64) {
-        let long = self.0.load(Ordering::Relaxed);
-        let now = if ns < limit_ns.saturating_mul(SOON) { 0 } else { (long + 1).min(LONG_WAITS) };
-        if now != long {
-            self.0.store(now, Ordering::Relaxed);
-        }
-    }
-
-    /// The beginning again.
-    pub fn reset(&self) {
-        self.0.store(0, Ordering::Relaxed);
-    }
-}
+/// How long a doorbell may take, in nanoseconds. An acknowledgement that was lost on the way between two
+/// network namespaces is repeated within this.
+const RING_NS_MAX: u64 = 10_000_000_000;
+/// Looks of one read, most of them at doorbells.
+const ROUNDS_MAX: u32 = 1000;
 
 /// Bytes in the buffers.
 fn room(buffers: &[IoSliceMut<'_>]) -> usize {
@@ -158,112 +129,195 @@ fn attempt<S: Store + Copy>(
 ) -> Result<usize, Errno> {
     let mut reading = end.reading(threads)?;
     let room = room(to);
-    let mut skip = skip;
     let mut done = 0;
-    // A byte on TCP that is neither doorbell nor data is a lie; one look may be too early.
-    let mut strange = 0;
-    let result = loop {
-        let mut found = reading.look()?;
+    for _ in 0..ROUNDS_MAX {
+        let (more, result) = gather(end, tcp, &mut reading, to, skip + done, peek);
+        done += more;
+        if let Err(error) = result
+            && error != Errno::AGAIN
+        {
+            return partly(end, done, error);
+        }
+        let is_short = skip + done < room && !peek;
+        if is_short && reading.sleepers() > 0 && reading.arm(1)? == Arm::Ready {
+            // Nobody rings for what came meanwhile.
+            continue;
+        }
+        return if done > 0 { Ok(done) } else { result.map(|()| 0) };
+    }
+    // A peer that does what it says needs a few.
+    partly(end, done, Errno::CONNRESET)
+}
+
+/// Reads until a place is empty: how much, and what ended it. Nothing and no error is the
+/// end, where there was room.
+fn gather<S: Store + Copy>(
+    end: &End<'_, S>,
+    tcp: &impl Tcp,
+    reading: &mut Reading<'_, S>,
+    to: &mut [IoSliceMut<'_>],
+    begin: usize,
+    peek: bool,
+) -> (usize, Result<(), Errno>) {
+    let room = room(to);
+    let mut skip = begin;
+    for _ in 0..ROUNDS_MAX {
+        let found = match reading.look() {
+            Ok(found) => found,
+            Err(broken) => return (skip - begin, Err(broken.into())),
+        };
         if let Found::Ring(queued) = found {
             if skip == room && room > 0 {
-                break Ok(0);
+                break;
             }
-            let count = take(&mut reading, queued, to, skip, peek);
-            (skip, done) = (skip + count, done + count);
-            if count == queued && !peek {
-                take_bells(&mut reading, tcp);
+            // What was peeked is still there.
+            skip = if peek { begin } else { skip };
+            let count = take(reading, queued, to, skip, peek);
+            skip += count;
+            if count == queued && !peek && reading.sleepers() == 0 {
+                let _ = take_spent_bells(end, reading, tcp);
             }
             if skip == room || !reading.is_on_tcp() {
-                break Ok(0);
+                return (skip - begin, Ok(()));
             }
-            if !peek {
-                continue;
+            // The ring had its last bytes before the stream went on over TCP.
+            if peek && reading.peek() == Ok(found) {
+                return (skip - begin + peek_behind(reading, tcp, to, skip), Ok(()));
             }
-            found = Found::Tcp;
+            continue;
         }
-        if done > 0 && found == Found::Empty {
-            break Ok(0);
+        if skip > begin && found == Found::Empty {
+            return (skip - begin, Ok(()));
         }
-        match end.own.reading.error.swap(0, Ordering::Relaxed) {
-            0 => {}
-            error => break Err(Errno::from_raw_os_error(error as i32)),
+        match beyond(end, tcp, reading, found, to, skip, peek) {
+            Ok(None) => {}
+            Ok(Some(count)) => return (skip - begin + count, Ok(())),
+            Err(error) => return (skip - begin, Err(error)),
         }
-        let due = reading.bells_due();
-        if due > 0 {
-            match tcp.discard(due) {
-                // The end, in place of a doorbell: its sender is gone.
-                Ok(0) if !matches!(reading.peek()?, Found::Ring(_)) => break Ok(0),
-                Ok(count) => {
-                    reading.took_bells(count);
-                    continue;
-                }
-                Err(Errno::AGAIN) if found == Found::Tcp => {
-                    reading.grant();
-                    break Err(Errno::AGAIN);
-                }
-                Err(Errno::AGAIN) => {}
-                Err(error) => break failed(end, &reading, error),
-            }
+    }
+    (skip - begin, Err(Errno::CONNRESET))
+}
+
+/// The ring is empty: what TCP has. None when one has to look again.
+fn beyond<S: Store + Copy>(
+    end: &End<'_, S>,
+    tcp: &impl Tcp,
+    reading: &mut Reading<'_, S>,
+    found: Found,
+    to: &mut [IoSliceMut<'_>],
+    skip: usize,
+    peek: bool,
+) -> Result<Option<usize>, Errno> {
+    match end.own.reading.error.swap(0, Ordering::Relaxed) {
+        0 => {}
+        error => return Err(Errno::from_raw_os_error(error as i32)),
+    }
+    let due = reading.bells_due();
+    let result = if due > 0 {
+        // The bytes that a doorbell was rung for come before it is taken: others may sleep.
+        if found == Found::Empty && has_come(reading)? {
+            return Ok(None);
         }
-        if found == Found::Tcp {
-            let result =
-                if skip == 0 { tcp.recv(to, peek) } else { tcp.recv(&mut behind(to, skip), peek) };
-            let count = *result.as_ref().unwrap_or(&0);
-            if !peek {
-                reading.took_tcp(count);
-            }
-            if count < room - skip && !matches!(result, Ok(0)) {
-                reading.grant();
-            }
-            break result;
+        reading.take_bells(|| tcp.discard(due)).map(|count| (count == 0).then_some(0))
+    } else if found == Found::Tcp {
+        let result =
+            if skip == 0 { tcp.recv(to, peek) } else { tcp.recv(&mut behind(to, skip), peek) };
+        let count = *result.as_ref().unwrap_or(&0);
+        if !peek {
+            reading.took_tcp(count);
         }
-        match tcp.probe() {
-            Ok(0) if reading.peek()? == Found::Empty => break Ok(0),
-            Ok(0) => {}
-            Ok(_) => {
-                strange += 1;
-                if strange > 2 && reading.peek()? == Found::Empty && reading.bells_due() == 0 {
-                    break Err(Errno::CONNRESET);
-                }
-            }
-            Err(Errno::AGAIN) => break Err(Errno::AGAIN),
-            Err(error) => break failed(end, &reading, error),
+        if count < room(to) - skip && result != Ok(0) {
+            reading.grant();
         }
+        return result.map(Some);
+    } else {
+        // A byte that came meanwhile: what it is, the words say by now.
+        tcp.probe().map(|count| (count == 0).then_some(0))
     };
     match result {
-        Ok(count) => Ok(done + count),
-        Err(error) if done > 0 => {
-            if error != Errno::AGAIN {
-                end.own.reading.error.store(error.raw_os_error() as u32, Ordering::Relaxed);
-            }
-            Ok(done)
+        // The end; bytes of the ring come before it.
+        Ok(Some(_)) => Ok(if is_in_ring(reading)? { None } else { Some(0) }),
+        Ok(None) => Ok(None),
+        Err(Errno::AGAIN) => {
+            reading.grant();
+            Err(Errno::AGAIN)
         }
-        error => error,
+        Err(error) => {
+            if is_in_ring(reading)? {
+                keep(end, error);
+                return Ok(None);
+            }
+            Err(error)
+        }
     }
 }
 
-/// The ring is empty: a doorbell has nothing to say any more. It is taken at once, for a socket that
-/// is closed over unread bytes is reset.
-fn take_bells<S: Store>(reading: &mut Reading<'_, S>, tcp: &impl Tcp) {
-    let due = reading.bells_due();
-    if due > 0
-        && let Ok(count) = tcp.discard(due)
-    {
-        reading.took_bells(count);
-    }
-}
-
-/// The socket has told its error, once: if the ring has bytes, they come first.
-fn failed<S: Store>(
+/// The ring is empty, and nobody sleeps: a doorbell has nothing to say any more. It is taken at once, for
+/// a socket that is closed over unread bytes is reset. False when TCP had an error instead.
+fn take_spent_bells<S: Store>(
     end: &End<'_, S>,
-    reading: &Reading<'_, S>,
-    error: Errno,
-) -> Result<usize, Errno> {
-    if matches!(reading.peek()?, Found::Ring(_)) {
-        end.own.reading.error.store(error.raw_os_error() as u32, Ordering::Relaxed);
-        return Err(Errno::AGAIN);
+    reading: &mut Reading<'_, S>,
+    tcp: &impl Tcp,
+) -> bool {
+    let due = reading.bells_due();
+    if due == 0 {
+        return true;
     }
-    Err(error)
+    match reading.take_bells(|| tcp.discard(due)) {
+        Ok(_) | Err(Errno::AGAIN) => true,
+        Err(error) => {
+            keep(end, error);
+            false
+        }
+    }
+}
+
+/// Whether something has come into the ring; and from now on a doorbell is rung for it, if
+/// somebody sleeps.
+fn has_come<S: Store>(reading: &mut Reading<'_, S>) -> Result<bool, Broken> {
+    if reading.sleepers() > 0 { Ok(reading.arm(1)? == Arm::Ready) } else { is_in_ring(reading) }
+}
+
+fn is_in_ring<S: Store>(reading: &Reading<'_, S>) -> Result<bool, Broken> {
+    Ok(matches!(reading.peek()?, Found::Ring(_)))
+}
+
+/// Peeks at what TCP has behind the ring's bytes and the doorbells, which all stay.
+fn peek_behind<S: Store>(
+    reading: &Reading<'_, S>,
+    tcp: &impl Tcp,
+    to: &mut [IoSliceMut<'_>],
+    skip: usize,
+) -> usize {
+    let due = reading.bells_due();
+    let mut bytes = vec![0; due + room(to) - skip];
+    let Ok(count) = tcp.recv(&mut [IoSliceMut::new(&mut bytes)], true) else {
+        return 0;
+    };
+    let mut data = &bytes[due.min(count)..count];
+    let found = data.len();
+    for mut buffer in behind(to, skip) {
+        let (piece, rest) = data.split_at(buffer.len().min(data.len()));
+        buffer[..piece.len()].copy_from_slice(piece);
+        data = rest;
+    }
+    found
+}
+
+/// What a call tells that was stopped by an error behind `done` bytes: the next one tells it.
+fn partly<S>(end: &End<'_, S>, done: usize, error: Errno) -> Result<usize, Errno> {
+    if done == 0 {
+        return Err(error);
+    }
+    keep(end, error);
+    Ok(done)
+}
+
+/// Keeps an error of the socket's for the next call. What was only this call's is none.
+fn keep<S>(end: &End<'_, S>, error: Errno) {
+    if error != Errno::AGAIN && error != Errno::INTR {
+        end.own.reading.error.store(error.raw_os_error() as u32, Ordering::Relaxed);
+    }
 }
 
 /// Looks at the ring for a while. True when something is there.
@@ -306,7 +360,9 @@ pub fn recv<S: Store + Copy>(
     how: ReadHow,
 ) -> Result<usize, Errno> {
     let room = room(to);
+    let enough = if how.all { room } else { how.low_water.clamp(1, room.max(1)) };
     let mut done = 0;
+    let mut is_over = false;
     loop {
         // What can be had without a system call comes first.
         if !how.now && !end.glance() {
@@ -314,12 +370,16 @@ pub fn recv<S: Store + Copy>(
         }
         // A read from the beginning that was peeked sees the same bytes again.
         let skip = if how.peek { 0 } else { done };
-        let enough = if how.all { room } else { how.low_water.clamp(1, room.max(1)) };
         match attempt(end, tcp, threads, to, skip, how.peek) {
             Ok(0) => return Ok(done),
             Ok(count) if how.peek => {
-                if count >= enough || how.now {
+                if count >= enough || how.now || is_over {
                     return Ok(count);
+                }
+                // If it is, then one more look sees all that there will ever be.
+                is_over = tcp.is_over();
+                if is_over {
+                    continue;
                 }
                 // What is there already ends no sleep.
                 threads.yield_now();
@@ -331,25 +391,34 @@ pub fn recv<S: Store + Copy>(
                 }
                 continue;
             }
-            Err(Errno::AGAIN) if how.now => {
-                return if done > 0 { Ok(done) } else { Err(Errno::AGAIN) };
-            }
+            Err(Errno::AGAIN) if how.now => return partly(end, done, Errno::AGAIN),
             Err(Errno::AGAIN) => {}
-            Err(error) => return if done > 0 { Ok(done) } else { Err(error) },
+            Err(error) => return partly(end, done, error),
         }
-        let missing = if how.peek { enough } else { enough - done };
-        if prepare(end, tcp, threads, missing)? {
+        let asleep = end.asleep();
+        if prepare(end, tcp, threads, enough - done)? {
             continue;
         }
-        match sleep(end, tcp, how.spin_ns) {
+        let result = sleep(end, tcp, how.spin_ns);
+        drop(asleep);
+        match result {
             Ok(_) => {}
-            Err(error) => return if done > 0 { Ok(done) } else { Err(error) },
+            Err(error) => {
+                if !is_in_ring(&end.reading(threads)?)?
+                    || matches!(error, Errno::AGAIN | Errno::INTR)
+                {
+                    return partly(end, done, error);
+                }
+                // It comes behind what the ring holds.
+                keep(end, error);
+                is_over = true;
+            }
         }
     }
 }
 
 /// Before a sleep in the kernel, of whatever kind: true when `low_water` bytes are there
-/// already. Otherwise the socket will become readable when they are.
+/// already. Otherwise the socket will become readable when they are. The sleeper has called [`End::asleep`].
 pub fn prepare<S: Store + Copy>(
     end: &End<'_, S>,
     tcp: &impl Tcp,
@@ -360,17 +429,46 @@ pub fn prepare<S: Store + Copy>(
         oblige(end, tcp, threads)?;
     }
     let mut reading = end.reading(threads)?;
+    Ok(ready(end, &mut reading, tcp, low_water)?.is_some())
+}
+
+/// Why there is no reason to sleep.
+enum Ready {
+    /// The ring has enough.
+    Ring,
+    /// TCP has told something that is not in the kernel any more.
+    Tcp,
+}
+
+/// Asks for a doorbell, and takes those that were rung for bytes which are gone. In this order: a
+/// doorbell that is taken while bytes are there, or before another is asked for, may be the
+/// one that somebody else sleeps for.
+fn ready<S: Store + Copy>(
+    end: &End<'_, S>,
+    reading: &mut Reading<'_, S>,
+    tcp: &impl Tcp,
+    low_water: usize,
+) -> Result<Option<Ready>, Errno> {
     if let Found::Ring(queued) = reading.peek()?
         && queued >= low_water.clamp(1, end.incoming.size())
     {
-        return Ok(true);
+        return Ok(Some(Ready::Ring));
     }
-    take_bells(&mut reading, tcp);
-    Ok(reading.arm(low_water)? == Arm::Ready)
+    let due = reading.bells_due();
+    if reading.arm(low_water)? == Arm::Ready {
+        return Ok(Some(Ready::Ring));
+    }
+    // Fewer bytes than are waited for here may be what somebody else is rung for.
+    let is_free = due > 0 && (reading.sleepers() <= 1 || !is_in_ring(reading)?);
+    if is_free && !take_spent_bells(end, reading, tcp) {
+        return Ok(Some(Ready::Tcp));
+    }
+    Ok(None)
 }
 
 /// The kernel says that the socket is readable: false when that was a doorbell whose bytes
-/// somebody has taken already, so that the kernel must be asked again.
+/// somebody has taken already, so that the kernel must be asked again. What came behind the
+/// doorbell is seen here: the kernel may have told of both at once, and not tell again.
 pub fn settle<S: Store + Copy>(
     end: &End<'_, S>,
     tcp: &impl Tcp,
@@ -381,22 +479,25 @@ pub fn settle<S: Store + Copy>(
         oblige(end, tcp, threads)?;
     }
     let mut reading = end.reading(threads)?;
-    if let Found::Ring(queued) = reading.peek()?
-        && queued >= low_water.clamp(1, end.incoming.size())
-    {
+    if reading.bells_due() == 0 {
         return Ok(true);
     }
-    let due = reading.bells_due();
-    if due == 0 {
-        return Ok(true);
-    }
-    match tcp.discard(due) {
-        Ok(count @ 1..) => {
-            reading.took_bells(count);
-            Ok(reading.arm(low_water)? == Arm::Ready)
+    for _ in 0..ROUNDS_MAX {
+        if ready(end, &mut reading, tcp, low_water)?.is_some() {
+            return Ok(true);
         }
-        _ => Ok(true),
+        match tcp.probe() {
+            Err(Errno::AGAIN) => return Ok(false),
+            // Data, unless it is the doorbell for which it was just armed.
+            Ok(1..) if reading.bells_due() > 0 => {}
+            Ok(_) => return Ok(true),
+            Err(error) => {
+                keep(end, error);
+                return Ok(true);
+            }
+        }
     }
+    Ok(true)
 }
 
 /// Bytes in the ring, for FIONREAD; and how many of the bytes on TCP are doorbells.
@@ -451,7 +552,7 @@ pub fn send<S: Store + Copy>(
             let count = room.min(len - done);
             put(&writing, from, done, count);
             if writing.publish(count) {
-                tcp.ring();
+                ring(&mut writing, tcp, threads)?;
             }
             done += count;
             until = None;
@@ -475,6 +576,32 @@ pub fn send<S: Store + Copy>(
         Ok(count) => Ok(done + count),
         Err(_) if done > 0 => Ok(done),
         Err(error) => Err(error),
+    }
+}
+
+/// Sends a doorbell that was counted. The reader has taken all data, so what fills the socket's buffer is bytes that
+/// have arrived and of which the kernel has not yet heard: room comes soon, whatever the reader does. A doorbell that was
+/// counted and cannot be sent would be taken for data, so the connection ends with it.
+pub fn ring<S: Store>(
+    writing: &mut crate::end::Writing<'_, S>,
+    tcp: &impl Tcp,
+    threads: &impl Threads,
+) -> Result<(), Errno> {
+    let mut until = None;
+    loop {
+        match tcp.ring() {
+            Err(Errno::AGAIN | Errno::INTR | Errno::NOBUFS | Errno::NOMEM) => {}
+            // The connection is gone: that is for the next call to tell.
+            Ok(()) | Err(_) => {
+                writing.has_rung();
+                return Ok(());
+            }
+        }
+        let now = tcp.now_ns();
+        if now >= *until.get_or_insert(now + RING_NS_MAX) {
+            return Err(Errno::CONNRESET);
+        }
+        threads.yield_now();
     }
 }
 

@@ -92,14 +92,13 @@ pub unsafe fn read(fd: c_int, iov: *mut iovec, count: usize, flags: c_int) -> Op
                 spin_ns: spin_ns(),
                 low_water: found.low_water(),
             };
-            let socket =
-                Waiting { socket: Socket { fd, flags: libc::MSG_NOSIGNAL }, found: *found };
+            let socket = Socket { fd, flags: libc::MSG_NOSIGNAL };
             let result = if flags & libc::MSG_TRUNC != 0 {
                 discard(end, &socket, to, how)
             } else {
                 stream::recv(end, &socket, &Family, to, how)
             };
-            has_read(&used, &socket);
+            has_read(&used);
             Some(raw(result))
         }
     }
@@ -108,7 +107,7 @@ pub unsafe fn read(fd: c_int, iov: *mut iovec, count: usize, flags: c_int) -> Op
 /// MSG_TRUNC: the bytes go nowhere (tcp(7)); the buffers are not written.
 fn discard(
     end: &End<'static, Ring>,
-    socket: &Waiting,
+    socket: &Socket,
     to: &[IoSliceMut<'_>],
     how: ReadHow,
 ) -> Result<usize, Errno> {
@@ -132,58 +131,11 @@ fn discard(
     Ok(done)
 }
 
-/// Behind a read: the sets that have the connection look at it again, and who sleeps for it is
-/// told of what comes next.
+/// Behind a read: the sets that have the connection look at it again.
 #[inline]
-fn has_read(used: &Used, socket: &Waiting) {
-    let (found, end) = (&**used, &used.end);
-    if end.is_armed() {
-        return;
-    }
-    if found.record.waiters.load(Ordering::SeqCst) > 0 {
-        let _ = stream::prepare(end, socket, &Family, found.low_water());
-    } else if found.here.is_live.load(Ordering::Relaxed) == 0 {
+fn has_read(used: &Used) {
+    if used.here.is_live.load(Ordering::Relaxed) == 0 && !used.end.is_armed() {
         sets::enliven(used);
-    }
-}
-
-/// The socket of a connection of which others must know that somebody sleeps for it.
-struct Waiting {
-    socket: Socket,
-    found: Connection,
-}
-
-impl Tcp for Waiting {
-    fn recv(&self, to: &mut [IoSliceMut<'_>], peek: bool) -> Result<usize, Errno> {
-        self.socket.recv(to, peek)
-    }
-
-    fn discard(&self, count: usize) -> Result<usize, Errno> {
-        self.socket.discard(count)
-    }
-
-    fn probe(&self) -> Result<usize, Errno> {
-        self.socket.probe()
-    }
-
-    fn sleep(&self) -> Result<usize, Errno> {
-        let waiters = &self.found.record.waiters;
-        waiters.fetch_add(1, Ordering::SeqCst);
-        let slept = self.socket.sleep();
-        waiters.fetch_sub(1, Ordering::SeqCst);
-        slept
-    }
-
-    fn ring(&self) {
-        self.socket.ring();
-    }
-
-    fn send(&self, from: &[IoSlice<'_>]) -> Result<usize, Errno> {
-        self.socket.send(from)
-    }
-
-    fn now_ns(&self) -> u64 {
-        self.socket.now_ns()
     }
 }
 
@@ -369,7 +321,10 @@ pub unsafe fn send_file(fd: c_int, from: c_int, offset: *mut off_t, count: usize
                         }
                         done += got as usize;
                         if writing.publish(got as usize) {
-                            Socket { fd, flags: 0 }.ring();
+                            let socket = Socket { fd, flags: 0 };
+                            if let Err(errno) = stream::ring(&mut writing, &socket, &Family) {
+                                return Some(-(errno.raw_os_error() as Raw));
+                            }
                         }
                         if done == count {
                             return Some(done as Raw);
@@ -436,13 +391,13 @@ pub fn splice_from(fd: c_int, pipe: c_int, len: usize, call: impl Fn() -> Raw) -
         }
         Whose::Paired(used) => {
             let (found, end) = (&*used, &used.end);
-            let socket =
-                Waiting { socket: Socket { fd, flags: libc::MSG_NOSIGNAL }, found: *found };
+            let socket = Socket { fd, flags: libc::MSG_NOSIGNAL };
             let result = loop {
                 match splice_once(end, &socket, pipe, len, &call) {
                     Err(Errno::AGAIN) if !found.is_nonblocking() => {}
                     result => break result,
                 }
+                let _asleep = end.asleep();
                 match stream::prepare(end, &socket, &Family, 1) {
                     Ok(true) => continue,
                     Ok(false) => {}
@@ -452,7 +407,7 @@ pub fn splice_from(fd: c_int, pipe: c_int, len: usize, call: impl Fn() -> Raw) -
                     break Err(error);
                 }
             };
-            has_read(&used, &socket);
+            has_read(&used);
             Some(raw(result))
         }
     }
@@ -460,7 +415,7 @@ pub fn splice_from(fd: c_int, pipe: c_int, len: usize, call: impl Fn() -> Raw) -
 
 fn splice_once(
     end: &End<'static, Ring>,
-    socket: &Waiting,
+    socket: &Socket,
     pipe: c_int,
     len: usize,
     call: &impl Fn() -> Raw,
@@ -480,8 +435,7 @@ fn splice_once(
         found => {
             let due = reading.bells_due();
             if due > 0 {
-                let count = socket.discard(due)?;
-                reading.took_bells(count);
+                reading.take_bells(|| socket.discard(due))?;
             }
             if found == Found::Empty {
                 return match socket.probe()? {

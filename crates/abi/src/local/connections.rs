@@ -47,8 +47,6 @@ pub struct Record {
     reads: AtomicU32,
     /// Calls so far.
     calls: AtomicU32,
-    /// Threads that sleep in the kernel for it to become readable.
-    pub waiters: AtomicU32,
     /// O_NONBLOCK.
     pub nonblocking: AtomicU32,
     /// SO_RCVLOWAT as the program has it.
@@ -320,7 +318,7 @@ impl Record {
         self.own.reset();
         self.generation.fetch_add(1, Ordering::Relaxed);
         self.holders.store(1, Ordering::Relaxed);
-        for word in [&self.reads, &self.calls, &self.waiters, &self.no_delay, &self.cork] {
+        for word in [&self.reads, &self.calls, &self.no_delay, &self.cork] {
             word.store(0, Ordering::Relaxed);
         }
         self.low_water.store(1, Ordering::Relaxed);

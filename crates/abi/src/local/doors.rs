@@ -8,7 +8,7 @@ use crate::sys::enter;
 use libc::{c_int, msghdr};
 use sosplice_local::end::{End, Found};
 use sosplice_local::ring::Ring;
-use sosplice_local::stream::Tcp;
+use sosplice_local::stream::{self, Tcp};
 
 /// How long a peer may take to send again what it had put into the ring.
 const PATIENCE_NS: u64 = 10_000_000_000;
@@ -56,7 +56,7 @@ fn leave_ring(end: &End<'static, Ring>, fd: c_int) {
             if let Ok(mut writing) = end.writing(&Family)
                 && writing.call()
             {
-                socket.ring();
+                let _ = stream::ring(&mut writing, &socket, &Family);
             }
         } else {
             drop(reading);
@@ -81,8 +81,8 @@ fn take_bells(
         if due == 0 {
             return;
         }
-        match socket.discard(due) {
-            Ok(count @ 1..) => reading.took_bells(count),
+        match reading.take_bells(|| socket.discard(due)) {
+            Ok(1..) => {}
             Err(rustix::io::Errno::AGAIN) if now_ns() < until => nap(),
             _ => return,
         }

@@ -273,10 +273,8 @@ fn finish(end: &End<'static, Ring>, fd: c_int) {
     let socket = Socket { fd, flags: 0 };
     let Ok(mut reading) = end.reading(&Family) else { return };
     let due = reading.bells_due();
-    if due > 0
-        && let Ok(count) = socket.discard(due)
-    {
-        reading.took_bells(count);
+    if due > 0 && reading.take_bells(|| socket.discard(due)).is_err() {
+        // The connection has ended by itself.
     }
     if matches!(reading.peek(), Ok(Found::Ring(_))) {
         let reset = libc::linger { l_onoff: 1, l_linger: 0 };

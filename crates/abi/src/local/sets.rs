@@ -12,7 +12,7 @@ use super::waits::{prepare, prepare_behind, settle, spin};
 use crate::sys::{Raw, enter};
 use libc::{c_int, epoll_event, sigset_t};
 use sosplice_local::lock::Lock;
-use sosplice_local::stream::Patience;
+use sosplice_local::patience::Patience;
 use std::cell::UnsafeCell;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};

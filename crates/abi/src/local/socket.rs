@@ -61,10 +61,17 @@ impl Tcp for Socket {
         self.look(0)
     }
 
-    fn ring(&self) {
+    fn is_over(&self) -> bool {
+        let mut fd = libc::pollfd { fd: self.fd, events: libc::POLLRDHUP, revents: 0 };
+        let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: both records live through the call.
+        unsafe { enter!(SYS_ppoll, &raw mut fd, 1, &raw const now, 0, 8) > 0 }
+    }
+
+    fn ring(&self) -> Result<(), Errno> {
         let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
         // SAFETY: one byte is read.
-        unsafe { enter!(SYS_sendto, self.fd, b"!".as_ptr(), 1, flags, 0, 0) };
+        result(unsafe { enter!(SYS_sendto, self.fd, b"!".as_ptr(), 1, flags, 0, 0) }).map(drop)
     }
 
     fn send(&self, from: &[IoSlice<'_>]) -> Result<usize, Errno> {
