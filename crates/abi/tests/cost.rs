@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
-#[path = "rows/needs.rs"]
+#[path = "preloaded/needs.rs"]
 mod needs;
 
 use needs::has;

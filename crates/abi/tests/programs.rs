@@ -3,9 +3,9 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
-#[path = "rows/library.rs"]
+#[path = "preloaded/library.rs"]
 mod library;
-#[path = "rows/needs.rs"]
+#[path = "preloaded/needs.rs"]
 mod needs;
 
 use needs::has;

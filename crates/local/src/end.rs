@@ -54,10 +54,11 @@ pub struct OwnReading {
     pub tcp_data: AtomicU64,
     /// An error that was met while the ring still held bytes; zero for none.
     pub error: AtomicU32,
-    /// Spins that found nothing, in a row.
-    pub vain: AtomicU32,
-    /// Who may be asleep in the kernel for this end: see [`Asleep`].
-    sleepers: AtomicU32,
+    /// Whether its waits spin.
+    pub patience: crate::stream::Patience,
+    /// Who may be asleep in the kernel for this end: see [`Asleep`]. A sleeper that cannot have one counts
+    /// itself here.
+    pub sleepers: AtomicU32,
     /// As [`OwnWriting::in_doubt`].
     in_doubt: AtomicU32,
 }
@@ -81,6 +82,40 @@ pub struct OwnWriting {
     bells: AtomicU64,
     /// Bytes of data sent over TCP since the connection was made.
     pub tcp_data: AtomicU64,
+}
+
+impl Own {
+    /// The beginning again, for another connection.
+    pub fn reset(&self) {
+        let OwnReading {
+            lock,
+            granted,
+            granted_at,
+            tail,
+            bells,
+            tcp_data,
+            error,
+            patience,
+            sleepers,
+            in_doubt,
+        } = &self.reading;
+        lock.reset();
+        patience.reset();
+        for word in [granted, error, sleepers, in_doubt] {
+            word.store(0, Ordering::Relaxed);
+        }
+        for word in [granted_at, tail, bells, tcp_data] {
+            word.store(0, Ordering::Relaxed);
+        }
+        let OwnWriting { lock, in_kernel, in_doubt, route, head, tail, bells, tcp_data } =
+            &self.writing;
+        lock.reset();
+        in_kernel.store(0, Ordering::Relaxed);
+        in_doubt.store(0, Ordering::Relaxed);
+        for word in [route, head, tail, bells, tcp_data] {
+            word.store(0, Ordering::Relaxed);
+        }
+    }
 }
 
 /// An end's own state, out of its peer's reach, shared with forked relatives.
@@ -215,6 +250,27 @@ impl<'a, S: Store> End<'a, S> {
         head != self.own.reading.tail.load(Ordering::Relaxed)
     }
 
+    /// So many bytes are in the incoming ring, without the lock.
+    #[inline]
+    pub fn has(&self, count: usize) -> bool {
+        let head = self.lane_in().written.head.load(Ordering::Acquire);
+        let queued = head.wrapping_sub(self.own.reading.tail.load(Ordering::Relaxed));
+        queued >= count.clamp(1, self.incoming.size()) as u64
+    }
+
+    /// Bytes put into the incoming ring so far.
+    pub fn arrived(&self) -> u64 {
+        self.lane_in().written.head.load(Ordering::Acquire)
+    }
+
+    /// A doorbell will be sent, when more bytes are there than are now.
+    #[inline]
+    pub fn is_armed(&self) -> bool {
+        let Lane { written, bell, .. } = self.lane_in();
+        let wish = bell.bell_at.load(Ordering::Relaxed);
+        wish != NEVER && wish.wrapping_sub(written.head.load(Ordering::Relaxed)) as i64 > 0
+    }
+
     /// The peer's claim that everything goes over TCP is not settled by the ring: a glance
     /// for one who spins.
     #[inline]
@@ -225,6 +281,12 @@ impl<'a, S: Store> End<'a, S> {
     /// A reader spun.
     pub fn note_spin(&self) {
         bump(&self.lane_in().taken.spins, 1);
+    }
+
+    /// The peer wants what it has not taken from the ring over TCP.
+    pub fn is_asked_to_leave(&self) -> bool {
+        let bell = &self.lane_out().bell;
+        bell.leaves.load(Ordering::Relaxed) != 0 && bell.left.load(Ordering::Relaxed) == 0
     }
 
     /// The peer has closed its socket.
@@ -406,6 +468,11 @@ impl<S: Store> Reading<'_, S> {
             as usize
     }
 
+    /// So many doorbells were taken from TCP.
+    pub fn took_bells(&mut self, count: usize) {
+        bump(&self.own.bells, count as u64);
+    }
+
     /// Takes doorbells from TCP: `discard` does, and tells how many.
     pub fn take_bells<E>(
         &mut self,
@@ -448,11 +515,6 @@ impl<S: Store> Reading<'_, S> {
     /// No doorbell is wanted: this end looks by itself.
     pub fn disarm(&mut self) {
         self.bell.bell_at.store(NEVER, Ordering::Relaxed);
-    }
-
-    /// A doorbell is wanted, and none has been sent for it.
-    pub fn is_armed(&self) -> bool {
-        self.bell.bell_at.load(Ordering::Relaxed) != NEVER
     }
 
     /// From now on everything is to come over TCP; what the ring holds is to be sent again.
@@ -588,6 +650,20 @@ impl<'a, S: Store> Writing<'a, S> {
     /// The doorbell was sent.
     pub fn has_rung(&mut self) {
         self.own.in_doubt.store(0, Ordering::Relaxed);
+    }
+
+    /// Wakes the peer, which has something to be told. False where a byte on TCP would be data; if
+    /// true, a doorbell was counted, as by [`Writing::publish`].
+    #[must_use]
+    pub fn call(&mut self) -> bool {
+        if self.kind() != ROUTE_RING {
+            return false;
+        }
+        self.own.in_doubt.store(1, Ordering::Relaxed);
+        let bells = self.own.bells.load(Ordering::Relaxed).wrapping_add(1);
+        self.own.bells.store(bells, Ordering::Relaxed);
+        self.written.bells.store(bells, Ordering::Release);
+        true
     }
 
     /// The ring is full: the stream goes on over TCP.

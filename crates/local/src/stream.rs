@@ -7,7 +7,7 @@
 use crate::end::{Arm, Broken, End, Found, Reading, Way};
 use crate::lock::{Reentered, Threads};
 use crate::ring::Store;
-use crate::sync::Ordering;
+use crate::sync::{AtomicU32, Ordering};
 use rustix::io::Errno;
 use std::io::{IoSlice, IoSliceMut};
 
@@ -61,10 +61,43 @@ impl From<Reentered> for Errno {
     }
 }
 
-/// Spins in vain after which an end spins only now and then.
-const VAIN: u32 = 4;
-/// How seldom.
-const SELDOM: u32 = 32;
+/// Whether spinning has been of use lately. A wait that was over soon, awake or asleep, says that it
+/// is; long ones, that it is not. Zero is the beginning.
+#[derive(Debug, Default)]
+#[repr(transparent)]
+pub struct Patience(AtomicU32);
+
+/// Long waits in a row after which an end does not spin.
+const LONG_WAITS: u32 = 4;
+/// A wait of so many times the limit was soon over.
+const SOON: u64 = 4;
+
+impl Patience {
+    /// The beginning.
+    #[cfg(not(loom))]
+    pub const fn new() -> Self {
+        Self(AtomicU32::new(0))
+    }
+
+    /// Whether to spin.
+    pub fn is_there(&self) -> bool {
+        self.0.load(Ordering::Relaxed) < LONG_WAITS
+    }
+
+    /// A wait has ended that took so long, of which it may spin `limit_ns`.
+    pub fn waited(&self, ns: u64, limit_ns: u64) {
+        let long = self.0.load(Ordering::Relaxed);
+        let now = if ns < limit_ns.saturating_mul(SOON) { 0 } else { (long + 1).min(LONG_WAITS) };
+        if now != long {
+            self.0.store(now, Ordering::Relaxed);
+        }
+    }
+
+    /// The beginning again.
+    pub fn reset(&self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
+}
 /// How long a doorbell may take, in nanoseconds. An acknowledgement that was lost on the way between two
 /// network namespaces is repeated within this.
 const RING_NS_MAX: u64 = 10_000_000_000;
@@ -176,7 +209,14 @@ fn gather<S: Store + Copy>(
             }
             // What was peeked is still there.
             skip = if peek { begin } else { skip };
-            skip += take(reading, queued, to, skip, peek);
+            let count = take(reading, queued, to, skip, peek);
+            skip += count;
+            if count == queued
+                && !peek
+                && let Err(error) = drop_bells(end, tcp, reading)
+            {
+                return (skip - begin, Err(error));
+            }
             if skip == room || !reading.is_on_tcp() {
                 return (skip - begin, Ok(()));
             }
@@ -252,6 +292,23 @@ fn beyond<S: Store + Copy>(
     }
 }
 
+/// The ring is empty: a doorbell has nothing to say any more. It is taken at once, for a socket that
+/// is closed over unread bytes is reset.
+fn drop_bells<S: Store>(
+    end: &End<'_, S>,
+    tcp: &impl Tcp,
+    reading: &mut Reading<'_, S>,
+) -> Result<(), Errno> {
+    let due = reading.bells_due();
+    if due > 0
+        && !has_come(reading)?
+        && let Err(error) = reading.take_bells(|| tcp.discard(due))
+    {
+        keep(end, error);
+    }
+    Ok(())
+}
+
 /// Whether something has come into the ring; and from now on a doorbell is rung for it, if
 /// somebody sleeps.
 fn has_come<S: Store>(reading: &mut Reading<'_, S>) -> Result<bool, Broken> {
@@ -302,13 +359,7 @@ fn keep<S>(end: &End<'_, S>, error: Errno) {
 
 /// Looks at the ring for a while. True when something is there.
 fn spin<S: Store>(end: &End<'_, S>, tcp: &impl Tcp, limit_ns: u64) -> bool {
-    let vain = &end.own.reading.vain;
-    let tries = vain.load(Ordering::Relaxed);
-    if limit_ns == 0 || end.is_tcp() {
-        return false;
-    }
-    if tries >= VAIN && !tries.is_multiple_of(SELDOM) {
-        vain.store(tries.wrapping_add(1), Ordering::Relaxed);
+    if limit_ns == 0 || end.is_tcp() || !end.own.reading.patience.is_there() {
         return false;
     }
     end.note_spin();
@@ -316,16 +367,25 @@ fn spin<S: Store>(end: &End<'_, S>, tcp: &impl Tcp, limit_ns: u64) -> bool {
     loop {
         for _ in 0..64 {
             if end.glance() {
-                vain.store(0, Ordering::Relaxed);
                 return true;
             }
             std::hint::spin_loop();
         }
         if tcp.now_ns() >= until {
-            vain.store(tries.wrapping_add(1), Ordering::Relaxed);
             return false;
         }
     }
+}
+
+/// Sleeps in the kernel, and learns from how long that took.
+fn sleep<S: Store>(end: &End<'_, S>, tcp: &impl Tcp, limit_ns: u64) -> Result<usize, Errno> {
+    if limit_ns == 0 {
+        return tcp.sleep();
+    }
+    let begun = tcp.now_ns();
+    let slept = tcp.sleep();
+    end.own.reading.patience.waited(tcp.now_ns().saturating_sub(begun), limit_ns);
+    slept
 }
 
 /// Reads, as recv(2) does.
@@ -376,7 +436,7 @@ pub fn recv<S: Store + Copy>(
         if prepare(end, tcp, threads, enough - done)? {
             continue;
         }
-        let result = tcp.sleep();
+        let result = sleep(end, tcp, how.spin_ns);
         drop(asleep);
         match result {
             Ok(_) => {}
@@ -402,6 +462,9 @@ pub fn prepare<S: Store + Copy>(
     threads: &impl Threads,
     low_water: usize,
 ) -> Result<bool, Errno> {
+    if end.is_asked_to_leave() {
+        oblige(end, tcp, threads)?;
+    }
     let mut reading = end.reading(threads)?;
     Ok(ready(end, &mut reading, tcp, low_water)?.is_some())
 }
@@ -454,6 +517,9 @@ pub fn settle<S: Store + Copy>(
     threads: &impl Threads,
     low_water: usize,
 ) -> Result<bool, Errno> {
+    if end.is_asked_to_leave() {
+        oblige(end, tcp, threads)?;
+    }
     let mut reading = end.reading(threads)?;
     if reading.bells_due() == 0 {
         return Ok(true);
@@ -527,10 +593,7 @@ pub fn send<S: Store + Copy>(
         if room >= fitting || (done > 0 && room >= end.outgoing.size() / 4) {
             let count = room.min(len - done);
             put(&writing, from, done, count);
-            if writing.publish(count) {
-                ring(tcp, threads)?;
-                writing.has_rung();
-            }
+            publish(&mut writing, tcp, threads, count)?;
             done += count;
             until = None;
             continue;
@@ -554,6 +617,34 @@ pub fn send<S: Store + Copy>(
         Err(_) if done > 0 => Ok(done),
         Err(error) => Err(error),
     }
+}
+
+/// The reader may have so many bytes that were copied, and is woken if it sleeps.
+pub fn publish<S: Store>(
+    writing: &mut crate::end::Writing<'_, S>,
+    tcp: &impl Tcp,
+    threads: &impl Threads,
+    count: usize,
+) -> Result<(), Errno> {
+    if writing.publish(count) {
+        ring(tcp, threads)?;
+        writing.has_rung();
+    }
+    Ok(())
+}
+
+/// Wakes the peer, which has something to be told. False where a byte on TCP would be data.
+pub fn call<S: Store>(
+    writing: &mut crate::end::Writing<'_, S>,
+    tcp: &impl Tcp,
+    threads: &impl Threads,
+) -> Result<bool, Errno> {
+    let may_ring = writing.call();
+    if may_ring {
+        ring(tcp, threads)?;
+        writing.has_rung();
+    }
+    Ok(may_ring)
 }
 
 /// Sends a doorbell. The reader has taken all data, so what fills the socket's buffer is bytes that

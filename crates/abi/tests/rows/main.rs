@@ -6,20 +6,25 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+#[path = "../preloaded/calls.rs"]
+mod calls;
 mod chains;
+#[path = "../preloaded/child.rs"]
+mod child;
 mod datagrams;
 mod ends;
 mod events;
+#[path = "../preloaded/library.rs"]
 mod library;
 mod running;
 mod setup;
 mod sharing;
 mod sockets;
+#[path = "../preloaded/waits.rs"]
+mod waits;
 
-use std::io::Read;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Command, ExitCode, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, ExitCode};
+use std::time::Duration;
 
 /// Which rules a case is about.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -103,39 +108,10 @@ fn main() -> ExitCode {
 
 fn run(library: &std::path::Path, case: &Case, system: System) -> Result<(), String> {
     let personality = if system == FreeBsd { "freebsd" } else { "openbsd" };
-    let mut child = Command::new(std::env::current_exe().unwrap())
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command
         .args(["--case", &format!("{system:?}"), case.name])
         .env("LD_PRELOAD", library)
-        .env("SOSPLICE_PERSONALITY", personality)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .process_group(0)
-        .spawn()
-        .map_err(|error| error.to_string())?;
-    let mut stderr = child.stderr.take().unwrap();
-    let reader = std::thread::spawn(move || {
-        let mut text = String::new();
-        let _ = stderr.read_to_string(&mut text);
-        text
-    });
-    let limit = Instant::now() + TIME_LIMIT;
-    let status = loop {
-        if let Some(status) = child.try_wait().map_err(|error| error.to_string())? {
-            break Some(status);
-        }
-        if Instant::now() > limit {
-            // SAFETY: the group of this child alone: with the children that it has made.
-            unsafe { libc::kill(-(child.id() as i32), libc::SIGKILL) };
-            let _ = child.wait();
-            break None;
-        }
-        std::thread::sleep(Duration::from_millis(2));
-    };
-    match status {
-        Some(status) if status.success() => Ok(()),
-        Some(status) if status.signal().is_some() => Err(format!("{status}")),
-        Some(_) => Err(reader.join().unwrap_or_default()),
-        None => Err("the time limit".to_owned()),
-    }
+        .env("SOSPLICE_PERSONALITY", personality);
+    child::finish(&mut command, TIME_LIMIT).map(drop)
 }
