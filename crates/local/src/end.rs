@@ -264,10 +264,12 @@ impl<'a, S: Store> End<'a, S> {
         self.lane_in().written.head.load(Ordering::Acquire)
     }
 
-    /// A doorbell is wanted, and none has been sent for it.
+    /// A doorbell will be sent, when more bytes are there than are now.
     #[inline]
     pub fn is_armed(&self) -> bool {
-        self.lane_in().bell.bell_at.load(Ordering::Relaxed) != NEVER
+        let Lane { written, bell, .. } = self.lane_in();
+        let wish = bell.bell_at.load(Ordering::Relaxed);
+        wish != NEVER && wish.wrapping_sub(written.head.load(Ordering::Relaxed)) as i64 > 0
     }
 
     /// The peer's claim that everything goes over TCP is not settled by the ring: a glance
@@ -467,6 +469,11 @@ impl<S: Store> Reading<'_, S> {
             as usize
     }
 
+    /// So many doorbells were taken from TCP.
+    pub fn took_bells(&mut self, count: usize) {
+        bump(&self.own.bells, count as u64);
+    }
+
     /// Takes doorbells from TCP: `discard` does, and tells how many.
     pub fn take_bells<E>(
         &mut self,
@@ -509,11 +516,6 @@ impl<S: Store> Reading<'_, S> {
     /// No doorbell is wanted: this end looks by itself.
     pub fn disarm(&mut self) {
         self.bell.bell_at.store(NEVER, Ordering::Relaxed);
-    }
-
-    /// A doorbell is wanted, and none has been sent for it.
-    pub fn is_armed(&self) -> bool {
-        self.bell.bell_at.load(Ordering::Relaxed) != NEVER
     }
 
     /// From now on everything is to come over TCP; what the ring holds is to be sent again.
