@@ -300,11 +300,9 @@ impl<'a, S: Store> End<'a, S> {
         self.header.closed[self.role].store(1, Ordering::Release);
     }
 
-    /// Bytes that the peer has not taken from the ring.
-    pub fn unread_by_peer(&self) -> usize {
-        let head = self.own.writing.head.load(Ordering::Relaxed);
-        let tail = self.lane_out().taken.tail.load(Ordering::Acquire);
-        head.wrapping_sub(tail).min(self.outgoing.size() as u64) as usize
+    /// The peer goes on writing, into the ring, as far as it says.
+    pub fn is_going_on(&self) -> bool {
+        !self.is_tcp() && !self.is_peer_closed()
     }
 }
 
@@ -467,11 +465,6 @@ impl<S: Store> Reading<'_, S> {
         // More than one at a time is rare; what a peer claims beyond is its own loss.
         (rung.wrapping_sub(self.own.bells.load(Ordering::Relaxed)) as u32 as i32).clamp(0, 64)
             as usize
-    }
-
-    /// So many doorbells were taken from TCP.
-    pub fn took_bells(&mut self, count: usize) {
-        bump(&self.own.bells, count as u64);
     }
 
     /// Takes doorbells from TCP: `discard` does, and tells how many.

@@ -270,7 +270,6 @@ fn take_spent_bells<S: Store>(
             false
         }
     }
-    Ok(())
 }
 
 /// Whether something has come into the ring; and from now on a doorbell is rung for it, if

@@ -83,8 +83,6 @@ pub unsafe fn read(fd: c_int, iov: *mut iovec, count: usize, flags: c_int) -> Op
             if flags & (libc::MSG_OOB | libc::MSG_ERRQUEUE) != 0 || count > PIECES_MAX {
                 return None;
             }
-            // SAFETY: the caller's.
-            let to = unsafe { buffers_mut(iov, count) };
             let how = ReadHow {
                 peek: flags & libc::MSG_PEEK != 0,
                 all: flags & libc::MSG_WAITALL != 0,
@@ -94,8 +92,12 @@ pub unsafe fn read(fd: c_int, iov: *mut iovec, count: usize, flags: c_int) -> Op
             };
             let socket = Socket { fd, flags: libc::MSG_NOSIGNAL };
             let result = if flags & libc::MSG_TRUNC != 0 {
-                discard(end, &socket, to, how)
+                // SAFETY: the caller's; where the pieces are is not looked at.
+                let pieces = unsafe { std::slice::from_raw_parts(iov, count) };
+                discard(end, &socket, pieces.iter().map(|piece| piece.iov_len).sum(), how)
             } else {
+                // SAFETY: the caller's.
+                let to = unsafe { buffers_mut(iov, count) };
                 stream::recv(end, &socket, &Family, to, how)
             };
             has_read(&used);
@@ -104,14 +106,13 @@ pub unsafe fn read(fd: c_int, iov: *mut iovec, count: usize, flags: c_int) -> Op
     }
 }
 
-/// MSG_TRUNC: the bytes go nowhere (tcp(7)); the buffers are not written.
+/// MSG_TRUNC: `left` bytes go nowhere (tcp(7)); the buffers are not written, and may be none.
 fn discard(
     end: &End<'static, Ring>,
     socket: &Socket,
-    to: &[IoSliceMut<'_>],
+    mut left: usize,
     how: ReadHow,
 ) -> Result<usize, Errno> {
-    let mut left = to.iter().map(|buffer| buffer.len()).sum::<usize>();
     let mut scratch = [0u8; 4096];
     let mut done = 0;
     let mut how = how;

@@ -61,6 +61,8 @@ fn leave_ring(end: &End<'static, Ring>, fd: c_int) {
         } else {
             drop(reading);
         }
+        // It may be leaving as well, and wait for the same.
+        let _ = stream::oblige(end, &socket, &Family);
         if now_ns() > until || end.is_peer_closed() || socket.probe() == Ok(0) {
             break;
         }

@@ -1,7 +1,7 @@
 //! The TCP socket of a pair, and this process's threads, for the stream code.
 
 use crate::sys::{Raw, enter};
-use libc::{c_int, c_short, msghdr};
+use libc::{c_int, msghdr};
 use rustix::io::Errno;
 use sosplice_local::lock::Threads;
 use sosplice_local::stream::Tcp;
