@@ -4,7 +4,7 @@
 //! see: a byte may have come by the ring, and a wait may spin first. All sleeping is done
 //! by the kernel on the TCP socket, so time limits, signals, resets and the end work as ever.
 
-use crate::end::{Arm, Broken, End, Found, Reading, Way};
+use crate::end::{Arm, Broken, End, Found, Reading, Way, Writing};
 use crate::lock::{Reentered, Threads};
 use crate::ring::Store;
 use crate::sync::{AtomicU32, Ordering};
@@ -463,7 +463,8 @@ pub fn prepare<S: Store + Copy>(
     low_water: usize,
 ) -> Result<bool, Errno> {
     if end.is_asked_to_leave() {
-        oblige(end, tcp, threads)?;
+        // A full socket is no reason not to sleep, and a broken one wakes.
+        let _ = oblige(end, tcp, threads);
     }
     let mut reading = end.reading(threads)?;
     Ok(ready(end, &mut reading, tcp, low_water)?.is_some())
@@ -518,7 +519,8 @@ pub fn settle<S: Store + Copy>(
     low_water: usize,
 ) -> Result<bool, Errno> {
     if end.is_asked_to_leave() {
-        oblige(end, tcp, threads)?;
+        // A full socket is no reason not to sleep, and a broken one wakes.
+        let _ = oblige(end, tcp, threads);
     }
     let mut reading = end.reading(threads)?;
     if reading.bells_due() == 0 {
@@ -573,7 +575,7 @@ pub fn send<S: Store + Copy>(
     let len = from.iter().map(|buffer| buffer.len()).sum::<usize>();
     let mut writing = end.writing(threads)?;
     if writing.must_leave() {
-        resend(end, &mut writing, tcp)?;
+        resend(&mut writing, tcp)?;
     }
     if end.is_peer_closed() {
         // What becomes of bytes for a closed socket is TCP's to say.
@@ -601,7 +603,10 @@ pub fn send<S: Store + Copy>(
         // Full: a little patience, and then the way on which the kernel waits.
         let now = tcp.now_ns();
         if how.spin_ns == 0 || now >= *until.get_or_insert_with(|| now + how.spin_ns) {
-            writing.overflow();
+            match overflow(&mut writing, tcp) {
+                Err(_) if done > 0 => return Ok(done),
+                result => result?,
+            }
             break;
         }
         (0..32).for_each(|_| std::hint::spin_loop());
@@ -621,7 +626,7 @@ pub fn send<S: Store + Copy>(
 
 /// The reader may have so many bytes that were copied, and is woken if it sleeps.
 pub fn publish<S: Store>(
-    writing: &mut crate::end::Writing<'_, S>,
+    writing: &mut Writing<'_, S>,
     tcp: &impl Tcp,
     threads: &impl Threads,
     count: usize,
@@ -633,9 +638,14 @@ pub fn publish<S: Store>(
     Ok(())
 }
 
+/// The ring is full: the stream goes on over TCP.
+pub fn overflow<S: Store>(writing: &mut Writing<'_, S>, tcp: &impl Tcp) -> Result<(), Errno> {
+    if writing.overflow() { Ok(()) } else { resend(writing, tcp) }
+}
+
 /// Wakes the peer, which has something to be told. False where a byte on TCP would be data.
 pub fn call<S: Store>(
-    writing: &mut crate::end::Writing<'_, S>,
+    writing: &mut Writing<'_, S>,
     tcp: &impl Tcp,
     threads: &impl Threads,
 ) -> Result<bool, Errno> {
@@ -668,12 +678,7 @@ fn ring(tcp: &impl Tcp, threads: &impl Threads) -> Result<(), Errno> {
 
 /// Copies `count` bytes of the buffers, from `skip` on.
 #[inline]
-fn put<S: Store>(
-    writing: &crate::end::Writing<'_, S>,
-    from: &[IoSlice<'_>],
-    skip: usize,
-    count: usize,
-) {
+fn put<S: Store>(writing: &Writing<'_, S>, from: &[IoSlice<'_>], skip: usize, count: usize) {
     let mut before = skip;
     let mut done = 0;
     for buffer in from {
@@ -712,26 +717,45 @@ pub fn oblige<S: Store + Copy>(
     threads: &impl Threads,
 ) -> Result<(), Errno> {
     let mut writing = end.writing(threads)?;
-    if writing.must_leave() { resend(end, &mut writing, tcp) } else { Ok(()) }
+    if writing.must_leave() { resend(&mut writing, tcp) } else { Ok(()) }
 }
 
-/// The peer wants everything over TCP: sends it again what it has not taken from the ring.
-fn resend<S: Store>(
+/// The stream is to stay on TCP for good, and what the peer is owed of the ring is there already. For one who
+/// is about to send a FIN, or to write in a way that the ring does not know.
+pub fn pin<S: Store + Copy>(
     end: &End<'_, S>,
-    writing: &mut crate::end::Writing<'_, S>,
     tcp: &impl Tcp,
+    threads: &impl Threads,
 ) -> Result<(), Errno> {
-    let mut unread = vec![0; end.outgoing.size()];
-    let count = writing.recall(0, &mut unread)?;
-    let mut sent = 0;
-    while sent < count {
-        match tcp.send(&[IoSlice::new(&unread[sent..count])]) {
-            Ok(more) => sent += more,
-            Err(Errno::AGAIN | Errno::INTR) => std::thread::yield_now(),
-            // The connection is gone, and nobody waits for its bytes.
-            Err(_) => break,
+    let mut until = None;
+    loop {
+        let mut writing = end.writing(threads)?;
+        if writing.pin() {
+            return Ok(());
         }
+        match resend(&mut writing, tcp) {
+            Ok(()) => return Ok(()),
+            Err(Errno::AGAIN) => {}
+            Err(error) => return Err(error),
+        }
+        drop(writing);
+        let now = tcp.now_ns();
+        if now >= *until.get_or_insert(now + RING_NS_MAX) {
+            return Err(Errno::AGAIN);
+        }
+        threads.yield_now();
     }
-    writing.left();
-    Ok(())
+}
+
+/// The peer wants everything over TCP: sends it again what it has not taken from the ring. When
+/// the socket is full, the rest is for the next call.
+fn resend<S: Store>(writing: &mut Writing<'_, S>, tcp: &impl Tcp) -> Result<(), Errno> {
+    let mut unread = [0; 4096];
+    loop {
+        let count = writing.recall(&mut unread)?;
+        if count == 0 {
+            return Ok(());
+        }
+        writing.resend(|| tcp.send(&[IoSlice::new(&unread[..count])]))?;
+    }
 }

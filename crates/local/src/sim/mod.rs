@@ -145,6 +145,18 @@ fn a_reset_comes_behind_the_bytes_of_the_ring() {
     });
 }
 
+/// A reader goes where no ring is.
+#[test]
+fn a_reader_that_leaves_gets_every_byte_over_tcp() {
+    run(2000, || {
+        let world = World::new();
+        let mut actors = vec![programs::reader(&world, 0), programs::leaver(&world, 1)];
+        actors.extend((0..2).map(|end| programs::writer(&world, end)));
+        actors.push(programs::obliger(&world, 0));
+        (world, actors)
+    });
+}
+
 /// One of two relatives that share a socket is killed, and the other goes on.
 #[test]
 fn a_killed_relative_leaves_whole_messages_or_a_reset() {
