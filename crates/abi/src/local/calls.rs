@@ -212,9 +212,7 @@ pub unsafe fn write(fd: c_int, iov: *const iovec, count: usize, flags: c_int) ->
             if flags & (libc::MSG_OOB | libc::MSG_ZEROCOPY | libc::MSG_FASTOPEN) != 0
                 || count > PIECES_MAX
             {
-                if let Ok(mut writing) = end.writing(&Family) {
-                    writing.pin();
-                }
+                let _ = stream::pin(end, &socket, &Family);
                 return None;
             }
             let waits = flags & libc::MSG_DONTWAIT == 0 && !found.is_nonblocking();
@@ -299,7 +297,11 @@ pub unsafe fn send_file(fd: c_int, from: c_int, offset: *mut off_t, count: usize
                     Err(_) => return Some(-(libc::ECONNRESET as Raw)),
                     Ok(Way::Tcp) => break,
                     Ok(Way::Ring(0)) => {
-                        writing.overflow();
+                        let socket = Socket { fd, flags: libc::MSG_NOSIGNAL };
+                        if let Err(error) = stream::overflow(&mut writing, &socket) {
+                            let error = -(error.raw_os_error() as Raw);
+                            return Some(if done > 0 { done as Raw } else { error });
+                        }
                         break;
                     }
                     Ok(Way::Ring(room)) => {
@@ -321,11 +323,11 @@ pub unsafe fn send_file(fd: c_int, from: c_int, offset: *mut off_t, count: usize
                             unsafe { *offset += got as off_t };
                         }
                         done += got as usize;
-                        if writing.publish(got as usize) {
-                            let socket = Socket { fd, flags: 0 };
-                            if let Err(errno) = stream::ring(&mut writing, &socket, &Family) {
-                                return Some(-(errno.raw_os_error() as Raw));
-                            }
+                        let socket = Socket { fd, flags: 0 };
+                        let published =
+                            stream::publish(&mut writing, &socket, &Family, got as usize);
+                        if let Err(errno) = published {
+                            return Some(-(errno.raw_os_error() as Raw));
                         }
                         if done == count {
                             return Some(done as Raw);
@@ -366,7 +368,12 @@ pub unsafe fn splice_to(fd: c_int, call: impl Fn() -> Raw) -> Option<Raw> {
             let Ok(mut writing) = end.writing(&Family) else { return Some(AGAIN) };
             match writing.way(1) {
                 Err(_) => return Some(-(libc::ECONNRESET as Raw)),
-                Ok(Way::Ring(_)) => writing.overflow(),
+                Ok(Way::Ring(_)) => {
+                    let socket = Socket { fd, flags: libc::MSG_NOSIGNAL };
+                    if let Err(error) = stream::overflow(&mut writing, &socket) {
+                        return Some(-(error.raw_os_error() as Raw));
+                    }
+                }
                 Ok(Way::Tcp) => {}
             }
             let kernel = writing.enter_kernel();

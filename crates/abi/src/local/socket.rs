@@ -68,6 +68,10 @@ impl Tcp for Socket {
         unsafe { enter!(SYS_ppoll, &raw mut fd, 1, &raw const now, 0, 8) > 0 }
     }
 
+    fn is_at_mark(&self) -> bool {
+        crate::sys::at_mark(self.fd)
+    }
+
     fn ring(&self) -> Result<(), Errno> {
         let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
         // SAFETY: one byte is read.
