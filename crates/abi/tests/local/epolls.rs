@@ -5,8 +5,8 @@ use crate::cases;
 use crate::end::End;
 use crate::waits::*;
 use libc::{
-    EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLET, EPOLLEXCLUSIVE, EPOLLIN, EPOLLONESHOT, EPOLLOUT,
-    POLLIN, c_int,
+    EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLET, EPOLLEXCLUSIVE, EPOLLIN, EPOLLONESHOT, EPOLLOUT, POLLIN,
+    c_int,
 };
 
 cases! {

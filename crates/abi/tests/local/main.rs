@@ -18,10 +18,13 @@ mod calls;
 mod child;
 mod closing;
 mod connections;
+mod deaths;
 mod doors;
+mod duplicates;
 mod edges;
 mod end;
 mod epolls;
+mod forks;
 #[path = "../preloaded/library.rs"]
 mod library;
 mod modes;
@@ -29,6 +32,7 @@ mod modes;
 mod needs;
 mod options;
 mod pieces;
+mod programs;
 mod readiness;
 mod receiving;
 mod rendezvous;
@@ -93,6 +97,10 @@ fn all() -> impl Iterator<Item = &'static Case> {
         signals::CASES,
         options::CASES,
         connections::CASES,
+        duplicates::CASES,
+        forks::CASES,
+        programs::CASES,
+        deaths::CASES,
     ]
     .into_iter()
     .flatten()
