@@ -5,6 +5,7 @@
 mod bench;
 mod doctor;
 mod generate;
+mod local;
 mod log;
 mod relay;
 mod run;
@@ -20,8 +21,8 @@ use std::process::ExitCode;
 enum Command {
     /// Relay TCP connections to one or more targets
     Relay(relay::Args),
-    /// Run a program with the socket option SO_SPLICE of OpenBSD and FreeBSD
     Run(run::Args),
+    Local(local::Args),
     /// Measure this relay against its peers, side by side in one run
     Bench(bench::Args),
     /// Say what this kernel and these limits allow, and what to change
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
     match command {
         Command::Relay(args) => relay::run(args),
         Command::Run(args) => run::run(args),
+        Command::Local(args) => local::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Generate(args) => generate::run(args),

@@ -15,7 +15,8 @@ fn installed(name: &str) -> (PathBuf, PathBuf) {
         std::fs::create_dir_all(prefix.join(dir)).unwrap();
     }
     let command = prefix.join("bin/sosplice");
-    std::fs::copy(BINARY, &command).unwrap();
+    // Not a copy: a child of another test, born while it is written, would keep it busy.
+    std::fs::hard_link(BINARY, &command).unwrap();
     (prefix, command)
 }
 
@@ -71,7 +72,18 @@ fn the_programs_exit_is_the_commands() {
     assert_eq!(code(&["--so-splice", "--", "/bin/sh", "-c", "exit 7"]), Some(7));
     assert_eq!(code(&["--so-splice", "--", "/no/such/program"]), Some(127));
     assert_eq!(code(&["--so-splice", "--", "/dev/null"]), Some(126));
-    // Nothing to give it, and nothing to run.
-    assert_eq!(code(&["--", "true"]), Some(2));
+    // Nothing to run, and flags of the other way to run it.
     assert_eq!(code(&["--so-splice"]), Some(2));
+    for flag in [
+        "--busy-poll-us=1",
+        "--ring-kbytes=64",
+        "--ports=80",
+        "--loopback-only",
+        "--rendezvous=/nowhere",
+        "--pair-after=1",
+        "--allow-io-uring",
+    ] {
+        assert_eq!(code(&["--so-splice", flag, "--", "true"]), Some(2), "{flag}");
+    }
+    assert_eq!(code(&["--personality", "freebsd", "--", "true"]), Some(2));
 }
