@@ -7,7 +7,7 @@
 //! That a connection did pair is asserted as it is warmed up (`end.rs`).
 //!
 //! Each run is a process of its own with a time limit. `local NAME` runs the cases whose name
-//! contains it; `local --oracle` leaves the ring out.
+//! contains it; `local --oracle` leaves the ring out, `local --times` says how long each takes.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
@@ -47,7 +47,7 @@ use modes::{Mode, Setting};
 use std::process::{Command, ExitCode};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub struct Case {
     pub name: &'static str,
@@ -115,7 +115,15 @@ fn main() -> ExitCode {
     let chosen: Vec<&Case> =
         all().filter(|case| filter.is_none_or(|part| case.name.contains(part.as_str()))).collect();
     let setting = Setting::new(!args.iter().any(|arg| arg == "--oracle"));
-    let failures = on_every_processor(&chosen, |case| all_runs(&setting, case));
+    let times = args.iter().any(|arg| arg == "--times");
+    let failures = on_every_processor(&chosen, |case| {
+        let start = Instant::now();
+        let failures = all_runs(&setting, case);
+        if times {
+            println!("{:6} ms {}", start.elapsed().as_millis(), case.name);
+        }
+        failures
+    });
     let failed = failures.iter().filter(|failures| !failures.is_empty()).count();
     for failure in failures.into_iter().flatten() {
         println!("FAILED {failure}");
