@@ -25,6 +25,7 @@ mod client;
 mod descriptors;
 mod domain;
 mod interpose;
+mod local;
 mod lock;
 mod notice;
 mod option;

@@ -27,11 +27,11 @@ pub const NEVER: u64 = 0;
 pub const FLIPPED: u64 = u64::MAX;
 
 /// Bytes go over TCP.
-pub const ROUTE_TCP: u32 = 0;
+pub const ROUTE_TCP: u64 = 0;
 /// Bytes go through the ring; what is on TCP are doorbells.
-pub const ROUTE_RING: u32 = 1;
+pub const ROUTE_RING: u64 = 1;
 /// Bytes go over TCP for good.
-pub const ROUTE_PINNED: u32 = 2;
+pub const ROUTE_PINNED: u64 = 2;
 
 /// What the writer of a direction says.
 #[derive(Debug)]
@@ -39,8 +39,9 @@ pub const ROUTE_PINNED: u32 = 2;
 pub struct Written {
     /// Bytes that were put into the ring, since the beginning.
     pub head: AtomicU64,
-    /// [`ROUTE_TCP`], [`ROUTE_RING`] or [`ROUTE_PINNED`].
-    pub route: AtomicU32,
+    /// Where bytes go: [`ROUTE_TCP`], [`ROUTE_RING`] or [`ROUTE_PINNED`] in the two lowest
+    /// bits, the number of changes above.
+    pub route: AtomicU64,
     /// Doorbells that were sent, or are about to be: counted first, then sent.
     pub bells: AtomicU64,
     /// [`Written::bells`] when the route last left the ring: so many of the bytes on TCP are no data.
@@ -71,13 +72,15 @@ pub struct Taken {
 pub struct Bell {
     /// Send a doorbell when [`Written::head`] reaches this; [`NEVER`] while the reader looks by itself.
     pub bell_at: AtomicU64,
-    /// The reader has taken this many bytes of data from TCP, less one, and found no more: the
-    /// writer may go to the ring if it has sent as many. Zero: it may not. [`FLIPPED`]: it has.
+    /// One more than the bytes of data that the reader has taken from TCP: the writer may go to
+    /// the ring if it has sent as many. Zero: it may not. [`FLIPPED`]: it has.
     pub grant: AtomicU64,
     /// Not zero when the reader looks at the ring.
     pub attached: AtomicU32,
     /// Not zero when the reader wants everything over TCP, and takes no more from the ring.
     pub leaves: AtomicU32,
+    /// Set to the same by the writer when it has sent again over TCP what the ring held.
+    pub left: AtomicU32,
 }
 
 /// One direction.
@@ -121,7 +124,7 @@ impl Lane {
         Self {
             written: Written {
                 head: AtomicU64::new(0),
-                route: AtomicU32::new(ROUTE_TCP),
+                route: AtomicU64::new(ROUTE_TCP),
                 bells: AtomicU64::new(0),
                 bells_before_tcp: AtomicU64::new(0),
                 messages: AtomicU64::new(0),
@@ -135,7 +138,21 @@ impl Lane {
                 grant: AtomicU64::new(0),
                 attached: AtomicU32::new(0),
                 leaves: AtomicU32::new(0),
+                left: AtomicU32::new(0),
             },
+        }
+    }
+}
+
+impl Header {
+    /// A fresh pair with rings of this size.
+    pub fn new(ring_bytes: u64) -> Self {
+        Self {
+            magic: AtomicU64::new(MAGIC),
+            ring_bytes: AtomicU64::new(ring_bytes),
+            refused: AtomicU32::new(0),
+            closed: [AtomicU32::new(0), AtomicU32::new(0)],
+            lanes: [Lane::new(), Lane::new()],
         }
     }
 }

@@ -5,6 +5,7 @@ use crate::checks;
 use crate::client;
 use crate::descriptors;
 use crate::domain::{self, DOMAIN};
+use crate::local;
 use crate::lock;
 use crate::personality::Personality;
 use crate::registrations;
@@ -21,6 +22,14 @@ fn keeps_tables() -> bool {
 /// Before a descriptor is closed: its socket's splices end if it is the last. False for a
 /// descriptor of ours, which the program has never opened.
 fn leave(fd: c_int) -> bool {
+    if local::is_on() && !lock::is_mine() {
+        if descriptors::is_hidden(fd) {
+            return false;
+        }
+        local::pairing::closing(fd);
+        local::sets::closed(fd);
+        return true;
+    }
     if !keeps_tables() {
         return true;
     }
@@ -60,13 +69,16 @@ fn close_range_loud(first: c_uint, last: c_uint, flags: c_int) -> Raw {
         if first > last { 0 } else { enter!(SYS_close_range, first, last, flags) }
     };
     const CLOEXEC: c_int = 4;
-    if !keeps_tables() || first > last || flags & CLOEXEC != 0 {
+    if !(keeps_tables() || local::is_on()) || first > last || flags & CLOEXEC != 0 {
         // SAFETY: no pointers.
         return unsafe { enter!(SYS_close_range, first, last, flags) };
     }
     let number = |fd: c_uint| c_int::try_from(fd).unwrap_or(c_int::MAX);
     let entered = descriptors::entered(number(first), number(last));
-    let known: Vec<c_int> = entered.map(|(fd, _)| fd).collect();
+    let mut known: Vec<c_int> = entered.map(|(fd, _)| fd).collect();
+    if local::is_on() {
+        known.extend(local::open_between(number(first), number(last)));
+    }
     known.into_iter().for_each(|fd| {
         leave(fd);
     });
@@ -89,6 +101,9 @@ fn close_range_loud(first: c_uint, last: c_uint, flags: c_int) -> Raw {
 /// later.
 fn duplicated(old: c_int, result: Raw) -> Raw {
     if result >= 0 && result != old as Raw {
+        if local::is_on() {
+            local::connections::duplicated(old, result as c_int);
+        }
         if keeps_tables() {
             descriptors::known(old);
             descriptors::duplicated(&lock::hold(), old, result as c_int);
@@ -106,6 +121,9 @@ fn dup_call(old: c_int) -> Raw {
 }
 
 fn dup3_call(old: c_int, new: c_int, flags: c_int) -> Raw {
+    if old != new && local::is_on() && new >= 0 && is_open(old) && !descriptors::is_hidden(new) {
+        leave(new);
+    }
     if old != new && keeps_tables() && new >= 0 {
         if descriptors::is_hidden(new) {
             client::make_way(&lock::hold(), new);
@@ -162,8 +180,14 @@ unsafe fn fcntl_loud(fd: c_int, command: c_int, arg: c_ulong) -> c_int {
         libc::F_DUPFD | libc::F_DUPFD_CLOEXEC | libc::F_GETOWN => {
             ret(fcntl_call(fd, command, arg)) as c_int
         }
-        // SAFETY: the caller's.
-        _ => unsafe { next::fcntl(fd, command, arg) },
+        _ => {
+            // SAFETY: the caller's.
+            let done = unsafe { next::fcntl(fd, command, arg) };
+            if command == libc::F_SETFL {
+                local::options::nonblocking_may_have_changed(fd);
+            }
+            done
+        }
     }
 }
 
@@ -172,6 +196,11 @@ unsafe fn ioctl_loud(fd: c_int, request: c_ulong, arg: *mut c_void) -> Raw {
     // SAFETY: the caller's.
     unsafe {
         let done = enter!(SYS_ioctl, fd, request, arg);
+        if done == 0 && request == libc::FIONBIO as c_ulong {
+            local::options::nonblocking_may_have_changed(fd);
+        } else if done == 0 {
+            local::options::counted(fd, request, arg.cast());
+        }
         if done == 0
             && request == libc::FIONREAD as c_ulong
             && let Some(slot) = descriptors::of(fd)
@@ -194,6 +223,9 @@ fn listen_loud(fd: c_int, backlog: c_int) -> Raw {
 }
 
 fn shutdown_loud(fd: c_int, how: c_int) -> Raw {
+    if local::is_on() {
+        local::doors::shutting_down(fd, how);
+    }
     // SAFETY: no pointers.
     let done = unsafe { enter!(SYS_shutdown, fd, how) };
     if done == 0
@@ -229,7 +261,7 @@ unsafe fn fclose_call(file: *mut libc::FILE) -> c_int {
     type Function = unsafe extern "C" fn(*mut libc::FILE) -> c_int;
     // SAFETY: the stream is the program's; dlsym gave the function for this name.
     unsafe {
-        if keeps_tables() && !file.is_null() {
+        if (keeps_tables() || local::is_on()) && !file.is_null() {
             leave(libc::fileno(file));
         }
         let fclose = libcs(&FCLOSE, "fclose\0");

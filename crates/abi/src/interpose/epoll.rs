@@ -3,12 +3,17 @@
 use super::poll::limit_of;
 use super::{hot, interposed, next};
 use crate::domain;
+use crate::local;
 use crate::lock;
 use crate::registrations;
 use crate::sys::{self, Raw, enter, fail, ret};
 use libc::{c_int, epoll_event, sigset_t, timespec};
 
 unsafe fn ctl_loud(epoll: c_int, op: c_int, fd: c_int, event: *mut epoll_event) -> c_int {
+    if local::is_on() {
+        // SAFETY: the caller's.
+        return unsafe { ctl_of_ring(epoll, op, fd, event) };
+    }
     if !domain::active() {
         // SAFETY: the caller's.
         return unsafe { ret(enter!(SYS_epoll_ctl, epoll, op, fd, event)) as c_int };
@@ -22,6 +27,37 @@ unsafe fn ctl_loud(epoll: c_int, op: c_int, fd: c_int, event: *mut epoll_event) 
     crate::descriptors::known(fd);
     let guard = lock::hold();
     ret(registrations::control(&guard, epoll, op, fd, event)) as c_int
+}
+
+/// The kernel has the registration, and what has to know of it knows it as well.
+unsafe fn ctl_of_ring(epoll: c_int, op: c_int, fd: c_int, event: *mut epoll_event) -> c_int {
+    // SAFETY: the caller's.
+    unsafe {
+        let done = enter!(SYS_epoll_ctl, epoll, op, fd, event);
+        if done == 0 {
+            // The kernel has read it.
+            let asked = (!event.is_null()).then(|| ((*event).events, (*event).u64));
+            local::sets::controlled(epoll, op, fd, asked);
+        }
+        ret(done) as c_int
+    }
+}
+
+/// Waits on a set that may have paired connections; None for any other.
+unsafe fn wait_of_ring(
+    epoll: c_int,
+    events: *mut epoll_event,
+    count: c_int,
+    timeout: Option<u64>,
+    mask: *const sigset_t,
+) -> Option<Raw> {
+    if !local::is_on() || events.is_null() || count <= 0 {
+        return None;
+    }
+    // SAFETY: the program says that it has room for so many.
+    let events = unsafe { std::slice::from_raw_parts_mut(events, count as usize) };
+    // SAFETY: the caller's.
+    unsafe { local::sets::wait(epoll, events, timeout, mask) }
 }
 
 /// Waits on a set with masked registrations.
@@ -85,6 +121,10 @@ unsafe fn pwait_loud(
 ) -> c_int {
     // SAFETY: the caller's.
     unsafe {
+        let limit = u64::try_from(timeout).ok().map(|ms| ms * 1_000_000);
+        if let Some(result) = wait_of_ring(epoll, events, count, limit, mask) {
+            return ret(result) as c_int;
+        }
         if !is_ours(epoll, events, count) {
             let found = next::epoll_pwait(epoll, events, count, timeout, mask);
             // A splice may have begun meanwhile, and what was found be its business.
@@ -100,7 +140,6 @@ unsafe fn pwait_loud(
                 return kept as c_int;
             }
         }
-        let limit = u64::try_from(timeout).ok().map(|ms| ms * 1_000_000);
         ret(wait(epoll, events, count, limit, mask)) as c_int
     }
 }
@@ -115,6 +154,11 @@ unsafe fn pwait2_loud(
     // SAFETY: the caller's.
     unsafe {
         let limit = limit_of(timeout);
+        if let Some(result) =
+            limit.and_then(|limit| wait_of_ring(epoll, events, count, limit, mask))
+        {
+            return ret(result) as c_int;
+        }
         match limit.filter(|_| is_ours(epoll, events, count)) {
             Some(limit) => ret(wait(epoll, events, count, limit, mask)) as c_int,
             None => ret(enter!(SYS_epoll_pwait2, epoll, events, count, timeout, mask, 8)) as c_int,

@@ -5,6 +5,7 @@
 
 use crate::client;
 use crate::domain;
+use crate::local;
 use crate::lock::{self, Guard};
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -38,6 +39,9 @@ unsafe extern "C" fn prepare() {
         return;
     }
     let guard = lock::hold();
+    if local::is_on() {
+        local::connections::before_fork();
+    }
     client::before_fork(&guard);
     let _ = HELD.try_with(|held| held.set(Some(guard)));
 }
@@ -53,6 +57,10 @@ unsafe extern "C" fn parent() {
 unsafe extern "C" fn child() {
     if is_skipped() {
         return;
+    }
+    if local::is_on() {
+        local::socket::forget_id();
+        local::pairing::after_fork_in_child();
     }
     client::after_fork_in_child();
     let _ = HELD.try_with(Cell::take);

@@ -8,6 +8,7 @@
 //!
 //! Names that libc also has under a fortified or a 64-bit spelling are here under each.
 
+pub mod connect;
 pub mod descriptors;
 pub mod epoll;
 pub mod fork;
@@ -16,6 +17,7 @@ pub mod option;
 pub mod poll;
 pub mod read;
 pub mod select;
+pub mod ways;
 pub mod write;
 
 /// Defines interposed names: what is done in a quiet domain, and otherwise.
@@ -90,8 +92,20 @@ pub(crate) use hot;
 extern "C" fn loaded() {
     crate::domain::share();
     fork::register();
+    crate::local::begin();
 }
 
 #[used]
 #[cfg_attr(not(test), unsafe(link_section = ".init_array"))]
 static LOADED: extern "C" fn() = loaded;
+
+/// Runs when the process ends by itself.
+extern "C" fn unloaded() {
+    if crate::local::is_on() {
+        crate::local::pairing::exiting();
+    }
+}
+
+#[used]
+#[cfg_attr(not(test), unsafe(link_section = ".fini_array"))]
+static UNLOADED: extern "C" fn() = unloaded;

@@ -5,6 +5,7 @@ use crate::api;
 use crate::checks;
 use crate::descriptors;
 use crate::domain::{self, Slot};
+use crate::local;
 use crate::option::{self, RECORD_BYTES, SO_SPLICE, UNSPLICE};
 use crate::personality::Personality;
 use crate::sys::{self, Raw, enter, ret};
@@ -99,6 +100,9 @@ unsafe fn setsockopt_call(
     {
         return raw(set_low_water(slot, value));
     }
+    if let Some(done) = local::options::set(fd, level, name, value, len) {
+        return done;
+    }
     // SAFETY: the caller's.
     unsafe { enter!(SYS_setsockopt, fd, level, name, value, len) }
 }
@@ -125,6 +129,9 @@ unsafe fn getsockopt_call(
         {
             return raw(tell_int(slot.low_water.load(Ordering::Acquire), value, len));
         }
+    }
+    if let Some(done) = local::options::get(fd, level, name, value, len) {
+        return done;
     }
     // SAFETY: the caller's.
     unsafe { enter!(SYS_getsockopt, fd, level, name, value, len) }

@@ -3,6 +3,7 @@
 use super::{hot, interposed, next};
 use crate::descriptors;
 use crate::domain;
+use crate::local;
 use crate::source;
 use crate::sys::{Raw, enter, ret};
 use libc::{
@@ -25,9 +26,22 @@ unsafe fn into_buffer(fd: c_int, buf: *mut c_void, len: size_t, flags: c_int) ->
     unsafe { source::receive(fd, slot, &mut message(&raw mut iov, 1), flags) }
 }
 
+/// A paired connection's, into one buffer.
+unsafe fn of_ring(fd: c_int, buf: *mut c_void, len: size_t, flags: c_int) -> Option<Raw> {
+    let mut iov = iovec { iov_base: buf, iov_len: len };
+    // SAFETY: the program's own buffer.
+    unsafe { local::calls::read(fd, &raw mut iov, 1, flags) }
+}
+
 unsafe extern "C" fn read_loud(fd: c_int, buf: *mut c_void, len: size_t) -> ssize_t {
     // SAFETY: the caller's.
     unsafe {
+        // Nothing is read of nothing, whatever is there.
+        if len > 0
+            && let Some(result) = of_ring(fd, buf, len, 0)
+        {
+            return ret(result);
+        }
         match into_buffer(fd, buf, len, 0) {
             Some(result) => ret(result),
             None => next::read(fd, buf, len),
@@ -38,6 +52,11 @@ unsafe extern "C" fn read_loud(fd: c_int, buf: *mut c_void, len: size_t) -> ssiz
 unsafe extern "C" fn readv_loud(fd: c_int, iov: *const iovec, count: c_int) -> ssize_t {
     // SAFETY: the caller's.
     unsafe {
+        if count >= 0
+            && let Some(result) = local::calls::read(fd, iov.cast_mut(), count as usize, 0)
+        {
+            return ret(result);
+        }
         let taken = descriptors::of(fd).filter(|_| count >= 0).and_then(|slot| {
             source::receive(fd, slot, &mut message(iov.cast_mut(), count as usize), 0)
         });
@@ -51,6 +70,9 @@ unsafe extern "C" fn readv_loud(fd: c_int, iov: *const iovec, count: c_int) -> s
 unsafe extern "C" fn recv_loud(fd: c_int, buf: *mut c_void, len: size_t, flags: c_int) -> ssize_t {
     // SAFETY: the caller's.
     unsafe {
+        if let Some(result) = of_ring(fd, buf, len, flags) {
+            return ret(result);
+        }
         match into_buffer(fd, buf, len, flags) {
             Some(result) => ret(result),
             None => next::recv(fd, buf, len, flags),
@@ -68,6 +90,12 @@ unsafe extern "C" fn recvfrom_loud(
 ) -> ssize_t {
     // SAFETY: the caller's.
     unsafe {
+        if let Some(result) = of_ring(fd, buf, len, flags) {
+            if result >= 0 && !addr.is_null() && !addr_len.is_null() {
+                *addr_len = 0;
+            }
+            return ret(result);
+        }
         let Some(slot) = descriptors::of(fd) else {
             return next::recvfrom(fd, buf, len, flags, addr, addr_len);
         };
@@ -92,6 +120,9 @@ unsafe extern "C" fn recvfrom_loud(
 unsafe extern "C" fn recvmsg_loud(fd: c_int, msg: *mut msghdr, flags: c_int) -> ssize_t {
     // SAFETY: the caller's.
     unsafe {
+        if let Some(result) = local::calls::read_message(fd, msg, flags) {
+            return ret(result);
+        }
         let taken = descriptors::of(fd)
             .filter(|_| !msg.is_null())
             .and_then(|slot| source::receive(fd, slot, &mut *msg, flags));
@@ -136,6 +167,13 @@ unsafe fn recvmmsg_loud(
 ) -> c_int {
     // SAFETY: the caller's.
     unsafe {
+        if count > 0
+            && !msgs.is_null()
+            && let Some(result) = local::calls::read_message(fd, &raw mut (*msgs).msg_hdr, flags)
+        {
+            (*msgs).msg_len = result.max(0) as c_uint;
+            return if result < 0 { ret(result) as c_int } else { 1 };
+        }
         let taken = descriptors::of(fd)
             .filter(|_| count > 0 && !msgs.is_null())
             .and_then(|slot| source::receive(fd, slot, &mut (*msgs).msg_hdr, flags));

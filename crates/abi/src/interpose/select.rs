@@ -3,6 +3,7 @@
 use super::poll::{limit_of, watch};
 use super::{hot, interposed, next};
 use crate::descriptors;
+use crate::local;
 use crate::sys::{self, Raw, enter, ret};
 use libc::{c_int, c_short, fd_set, pollfd, sigset_t, timespec, timeval};
 
@@ -56,7 +57,8 @@ unsafe fn watch_sets(
     // SAFETY: the program says that its sets have so many.
     unsafe {
         let any = (0..count).any(|fd| {
-            (read.has(fd) || write.has(fd) || except.has(fd)) && descriptors::of(fd).is_some()
+            (read.has(fd) || write.has(fd) || except.has(fd))
+                && (descriptors::of(fd).is_some() || local::waits::concerns(fd))
         });
         if !any {
             return None;

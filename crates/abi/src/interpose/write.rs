@@ -3,6 +3,7 @@
 
 use super::{hot, interposed, next};
 use crate::descriptors;
+use crate::local;
 use crate::sys::{enter, fail, ret};
 use libc::{c_int, c_uint, c_void, iovec, mmsghdr, msghdr, size_t, sockaddr, socklen_t, ssize_t};
 
@@ -15,12 +16,29 @@ fn owed(fd: c_int) -> Option<isize> {
     }
 }
 
+/// A paired connection's, from one buffer.
+unsafe fn of_ring(fd: c_int, buf: *const c_void, len: size_t, flags: c_int) -> Option<isize> {
+    let iov = iovec { iov_base: buf.cast_mut(), iov_len: len };
+    // SAFETY: the program's own buffer.
+    unsafe { local::calls::write(fd, &raw const iov, 1, flags) }
+}
+
 unsafe extern "C" fn write_loud(fd: c_int, buf: *const c_void, len: size_t) -> ssize_t {
+    // SAFETY: the caller's.
+    if let Some(result) = unsafe { of_ring(fd, buf, len, 0) } {
+        return ret(result);
+    }
     // SAFETY: the caller's.
     owed(fd).unwrap_or_else(|| unsafe { next::write(fd, buf, len) })
 }
 
 unsafe extern "C" fn writev_loud(fd: c_int, iov: *const iovec, count: c_int) -> ssize_t {
+    if count >= 0
+        // SAFETY: the caller's.
+        && let Some(result) = unsafe { local::calls::write(fd, iov, count as usize, 0) }
+    {
+        return ret(result);
+    }
     // SAFETY: the caller's.
     owed(fd).unwrap_or_else(|| unsafe { next::writev(fd, iov, count) })
 }
@@ -31,6 +49,10 @@ unsafe extern "C" fn send_loud(
     len: size_t,
     flags: c_int,
 ) -> ssize_t {
+    // SAFETY: the caller's.
+    if let Some(result) = unsafe { of_ring(fd, buf, len, flags) } {
+        return ret(result);
+    }
     // SAFETY: the caller's.
     owed(fd).unwrap_or_else(|| unsafe { next::send(fd, buf, len, flags) })
 }
@@ -44,12 +66,42 @@ unsafe extern "C" fn sendto_loud(
     addr_len: socklen_t,
 ) -> ssize_t {
     // SAFETY: the caller's.
+    if let Some(result) = unsafe { of_ring(fd, buf, len, flags) } {
+        return ret(result);
+    }
+    // SAFETY: the caller's.
     owed(fd).unwrap_or_else(|| unsafe { next::sendto(fd, buf, len, flags, addr, addr_len) })
 }
 
 unsafe extern "C" fn sendmsg_loud(fd: c_int, msg: *const msghdr, flags: c_int) -> ssize_t {
     // SAFETY: the caller's.
+    if let Some(result) = unsafe { local::calls::write_message(fd, msg, flags) } {
+        return ret(result);
+    }
+    // SAFETY: the caller's.
     owed(fd).unwrap_or_else(|| unsafe { next::sendmsg(fd, msg, flags) })
+}
+
+/// To a connection of ours one message at a time.
+unsafe fn sendmmsg_loud(fd: c_int, msgs: *mut mmsghdr, count: c_uint, flags: c_int) -> c_int {
+    // SAFETY: the caller's.
+    unsafe {
+        let mut sent = 0;
+        while sent < count && !msgs.is_null() {
+            let message = &mut *msgs.add(sent as usize);
+            match local::calls::write_message(fd, &raw const message.msg_hdr, flags) {
+                None => break,
+                Some(failed) if failed < 0 && sent == 0 => return ret(failed) as c_int,
+                Some(failed) if failed < 0 => return sent as c_int,
+                Some(length) => message.msg_len = length as c_uint,
+            }
+            sent += 1;
+        }
+        if sent > 0 {
+            return sent as c_int;
+        }
+        owed(fd).map_or_else(|| next::sendmmsg(fd, msgs, count, flags), |e| e as c_int)
+    }
 }
 
 hot! {
@@ -84,6 +136,6 @@ hot! {
 interposed! {
     fn sendmmsg(fd: c_int, msgs: *mut mmsghdr, count: c_uint, flags: c_int) -> c_int {
         quiet ret(enter!(SYS_sendmmsg, fd, msgs, count, flags));
-        loud owed(fd).map_or_else(|| next::sendmmsg(fd, msgs, count, flags), |e| e as c_int)
+        loud sendmmsg_loud(fd, msgs, count, flags)
     }
 }

@@ -1,0 +1,469 @@
+//! The reading and writing calls on connections of ours.
+//!
+//! Each function is None for a descriptor that is none of ours: the call is somebody else's.
+//! A plain connection's calls go to the kernel and are counted; a paired one's to the stream.
+
+use super::connections::{self, Connection, State, Used};
+use super::pairing;
+use super::socket::{Family, Socket};
+use super::{sets, spin_ns};
+use crate::sys::{Raw, enter};
+use libc::{c_int, iovec, msghdr, off_t};
+use rustix::io::Errno;
+use sosplice_local::end::{End, Found, Way};
+use sosplice_local::ring::Ring;
+use sosplice_local::stream::{self, ReadHow, Tcp, WriteHow};
+use std::io::{IoSlice, IoSliceMut};
+use std::sync::atomic::Ordering;
+
+const AGAIN: Raw = -(libc::EAGAIN as Raw);
+
+fn raw(result: Result<usize, Errno>) -> Raw {
+    match result {
+        Ok(count) => count as Raw,
+        Err(errno) => -(errno.raw_os_error() as Raw),
+    }
+}
+
+/// Whose the descriptor is, for one call.
+enum Whose {
+    Kernels,
+    Plain(Connection),
+    Paired(Used),
+}
+
+#[inline]
+fn whose(fd: c_int) -> Whose {
+    let Some(found) = connections::of(fd) else { return Whose::Kernels };
+    if found.state() != State::Paired {
+        pairing::attend(found);
+        if found.state() != State::Paired {
+            return Whose::Plain(found);
+        }
+    }
+    match found.used() {
+        Some(used) => Whose::Paired(used),
+        // It was closed meanwhile, or given up.
+        None => Whose::Kernels,
+    }
+}
+
+/// The program's buffers.
+///
+/// # Safety
+/// They are what the program says.
+unsafe fn buffers<'a>(iov: *const iovec, count: usize) -> &'a [IoSlice<'a>] {
+    // SAFETY: the caller's; std promises that an IoSlice is an iovec.
+    unsafe { std::slice::from_raw_parts(iov.cast(), count) }
+}
+
+/// # Safety
+/// As [`buffers`].
+unsafe fn buffers_mut<'a>(iov: *mut iovec, count: usize) -> &'a mut [IoSliceMut<'a>] {
+    // SAFETY: as above.
+    unsafe { std::slice::from_raw_parts_mut(iov.cast(), count) }
+}
+
+/// The kernel refuses more pieces than this.
+const PIECES_MAX: usize = 1024;
+
+/// # Safety
+/// The buffers are the program's.
+pub unsafe fn read(fd: c_int, iov: *mut iovec, count: usize, flags: c_int) -> Option<Raw> {
+    if !super::is_on() {
+        return None;
+    }
+    match whose(fd) {
+        Whose::Kernels => None,
+        // SAFETY: the caller's.
+        Whose::Plain(found) => Some(unsafe { read_plain(found, fd, iov, count, flags) }),
+        Whose::Paired(used) => {
+            let (found, end) = (&*used, &used.end);
+            // What is beside the stream is the kernel's.
+            if flags & (libc::MSG_OOB | libc::MSG_ERRQUEUE) != 0 || count > PIECES_MAX {
+                return None;
+            }
+            // SAFETY: the caller's.
+            let to = unsafe { buffers_mut(iov, count) };
+            let how = ReadHow {
+                peek: flags & libc::MSG_PEEK != 0,
+                all: flags & libc::MSG_WAITALL != 0,
+                now: flags & libc::MSG_DONTWAIT != 0 || found.is_nonblocking(),
+                spin_ns: spin_ns(),
+                low_water: found.low_water(),
+            };
+            let socket = Socket { fd, flags: libc::MSG_NOSIGNAL };
+            let result = if flags & libc::MSG_TRUNC != 0 {
+                discard(end, &socket, to, how)
+            } else {
+                stream::recv(end, &socket, &Family, to, how)
+            };
+            has_read(&used);
+            Some(raw(result))
+        }
+    }
+}
+
+/// MSG_TRUNC: the bytes go nowhere (tcp(7)); the buffers are not written.
+fn discard(
+    end: &End<'static, Ring>,
+    socket: &Socket,
+    to: &[IoSliceMut<'_>],
+    how: ReadHow,
+) -> Result<usize, Errno> {
+    let mut left = to.iter().map(|buffer| buffer.len()).sum::<usize>();
+    let mut scratch = [0u8; 4096];
+    let mut done = 0;
+    let mut how = how;
+    while left > 0 {
+        let len = left.min(scratch.len());
+        let piece = &mut [IoSliceMut::new(&mut scratch[..len])];
+        match stream::recv(end, socket, &Family, piece, how) {
+            Ok(0) => break,
+            Ok(count) => (done, left) = (done + count, left - count),
+            Err(error) => return if done > 0 { Ok(done) } else { Err(error) },
+        }
+        if how.peek {
+            break;
+        }
+        how.now |= !how.all;
+    }
+    Ok(done)
+}
+
+/// Behind a read: the sets that have the connection look at it again.
+#[inline]
+fn has_read(used: &Used) {
+    if used.here.is_live.load(Ordering::Relaxed) == 0 && !used.end.is_armed() {
+        sets::enliven(used);
+    }
+}
+
+/// # Safety
+/// The buffers are the program's.
+unsafe fn read_plain(
+    found: Connection,
+    fd: c_int,
+    iov: *mut iovec,
+    count: usize,
+    flags: c_int,
+) -> Raw {
+    let call = || {
+        let mut message = message(iov, count);
+        // SAFETY: the caller's; a reading call without flags is a recvmsg.
+        unsafe { enter!(SYS_recvmsg, fd, &raw mut message, flags) }
+    };
+    if flags & (libc::MSG_OOB | libc::MSG_ERRQUEUE) != 0 {
+        return call();
+    }
+    if !found.begin_plain_read() {
+        // It has just been paired, or given up.
+        // SAFETY: the caller's.
+        return unsafe { read(fd, iov, count, flags) }.unwrap_or_else(call);
+    }
+    let result = call();
+    let taken = if flags & libc::MSG_PEEK == 0 { result.max(0) } else { 0 };
+    found.end_plain_read(taken as usize);
+    result
+}
+
+fn message(iov: *mut iovec, count: usize) -> msghdr {
+    // SAFETY: zeroes are a valid message without address, room and control data.
+    let mut message: msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = iov;
+    message.msg_iovlen = count as _;
+    message
+}
+
+/// As recvmsg(2): what else the kernel would tell of a stream is nothing.
+///
+/// # Safety
+/// The message is the program's.
+pub unsafe fn read_message(fd: c_int, msg: *mut msghdr, flags: c_int) -> Option<Raw> {
+    if !super::is_on() || msg.is_null() {
+        return None;
+    }
+    // SAFETY: the caller's.
+    unsafe {
+        let result = read(fd, (*msg).msg_iov, (*msg).msg_iovlen, flags)?;
+        if result >= 0 {
+            (*msg).msg_namelen = 0;
+            (*msg).msg_controllen = 0;
+            (*msg).msg_flags = 0;
+        }
+        Some(result)
+    }
+}
+
+/// # Safety
+/// The buffers are the program's.
+pub unsafe fn write(fd: c_int, iov: *const iovec, count: usize, flags: c_int) -> Option<Raw> {
+    if !super::is_on() {
+        return None;
+    }
+    match whose(fd) {
+        Whose::Kernels => None,
+        // SAFETY: the caller's.
+        Whose::Plain(found) => Some(unsafe { write_plain(found, fd, iov, count, flags) }),
+        Whose::Paired(used) => {
+            let (found, end) = (&*used, &used.end);
+            let socket = Socket { fd, flags };
+            if flags & (libc::MSG_OOB | libc::MSG_ZEROCOPY | libc::MSG_FASTOPEN) != 0
+                || count > PIECES_MAX
+            {
+                if let Ok(mut writing) = end.writing(&Family) {
+                    writing.pin();
+                }
+                return None;
+            }
+            let waits = flags & libc::MSG_DONTWAIT == 0 && !found.is_nonblocking();
+            let how = WriteHow { spin_ns: if waits { spin_ns() } else { 0 } };
+            // SAFETY: the caller's.
+            let from = unsafe { buffers(iov, count) };
+            Some(raw(stream::send(end, &socket, &Family, from, how)))
+        }
+    }
+}
+
+/// As sendmsg(2). Descriptors in the message leave this process.
+///
+/// # Safety
+/// The message is the program's.
+pub unsafe fn write_message(fd: c_int, msg: *const msghdr, flags: c_int) -> Option<Raw> {
+    if !super::is_on() || msg.is_null() {
+        return None;
+    }
+    // SAFETY: the caller's.
+    unsafe {
+        super::doors::passing(msg);
+        write(fd, (*msg).msg_iov, (*msg).msg_iovlen, flags)
+    }
+}
+
+/// # Safety
+/// The buffers are the program's.
+unsafe fn write_plain(
+    found: Connection,
+    fd: c_int,
+    iov: *const iovec,
+    count: usize,
+    flags: c_int,
+) -> Raw {
+    let call = || {
+        let message = message(iov.cast_mut(), count);
+        // SAFETY: the caller's; a writing call without flags is a sendmsg.
+        unsafe { enter!(SYS_sendmsg, fd, &raw const message, flags) }
+    };
+    if flags & (libc::MSG_OOB | libc::MSG_ZEROCOPY) != 0 {
+        found.give_up();
+        return call();
+    }
+    if !found.begin_plain_write() {
+        // SAFETY: the caller's.
+        return unsafe { write(fd, iov, count, flags) }.unwrap_or_else(call);
+    }
+    let result = call();
+    found.end_plain_write(result.max(0) as usize);
+    result
+}
+
+/// As sendfile(2) to a connection of ours.
+///
+/// # Safety
+/// The offset is the program's.
+pub unsafe fn send_file(fd: c_int, from: c_int, offset: *mut off_t, count: usize) -> Option<Raw> {
+    if !super::is_on() {
+        return None;
+    }
+    let offset_at = offset as usize;
+    // SAFETY: the caller's.
+    let call = |count: usize| unsafe { enter!(SYS_sendfile, fd, from, offset_at, count) };
+    match whose(fd) {
+        Whose::Kernels => None,
+        Whose::Plain(found) => {
+            if !found.begin_plain_write() {
+                // SAFETY: the caller's.
+                return unsafe { send_file(fd, from, offset, count) };
+            }
+            let result = call(count);
+            found.end_plain_write(result.max(0) as usize);
+            Some(result)
+        }
+        Whose::Paired(used) => {
+            let end = &used.end;
+            let Ok(mut writing) = end.writing(&Family) else { return Some(AGAIN) };
+            let mut done = 0;
+            loop {
+                match writing.way(1) {
+                    Err(_) => return Some(-(libc::ECONNRESET as Raw)),
+                    Ok(Way::Tcp) => break,
+                    Ok(Way::Ring(0)) => {
+                        writing.overflow();
+                        break;
+                    }
+                    Ok(Way::Ring(room)) => {
+                        let (at, len) =
+                            end.outgoing.piece(writing.position(), room.min(count - done));
+                        // SAFETY: the piece is inside the mapping; the offset is the program's.
+                        let got = unsafe {
+                            if offset.is_null() {
+                                enter!(SYS_read, from, at, len)
+                            } else {
+                                enter!(SYS_pread64, from, at, len, *offset)
+                            }
+                        };
+                        if got <= 0 {
+                            return Some(if done > 0 { done as Raw } else { got });
+                        }
+                        if !offset.is_null() {
+                            // SAFETY: the caller's.
+                            unsafe { *offset += got as off_t };
+                        }
+                        done += got as usize;
+                        if writing.publish(got as usize) {
+                            let socket = Socket { fd, flags: 0 };
+                            if let Err(errno) = stream::ring(&mut writing, &socket, &Family) {
+                                return Some(-(errno.raw_os_error() as Raw));
+                            }
+                        }
+                        if done == count {
+                            return Some(done as Raw);
+                        }
+                    }
+                }
+            }
+            let kernel = writing.enter_kernel();
+            let result = call(count - done);
+            kernel.sent(result.max(0) as usize);
+            Some(if result >= 0 || done == 0 {
+                done as Raw + result.max(-4095)
+            } else {
+                done as Raw
+            })
+        }
+    }
+}
+
+/// As splice(2) from a pipe to a connection of ours: by the kernel's way.
+///
+/// # Safety
+/// The offset is the program's.
+pub unsafe fn splice_to(fd: c_int, call: impl Fn() -> Raw) -> Option<Raw> {
+    match whose(fd) {
+        Whose::Kernels => None,
+        Whose::Plain(found) => {
+            if !found.begin_plain_write() {
+                // SAFETY: the caller's.
+                return unsafe { splice_to(fd, call) };
+            }
+            let result = call();
+            found.end_plain_write(result.max(0) as usize);
+            Some(result)
+        }
+        Whose::Paired(used) => {
+            let end = &used.end;
+            let Ok(mut writing) = end.writing(&Family) else { return Some(AGAIN) };
+            match writing.way(1) {
+                Err(_) => return Some(-(libc::ECONNRESET as Raw)),
+                Ok(Way::Ring(_)) => writing.overflow(),
+                Ok(Way::Tcp) => {}
+            }
+            let kernel = writing.enter_kernel();
+            let result = call();
+            kernel.sent(result.max(0) as usize);
+            Some(result)
+        }
+    }
+}
+
+/// As splice(2) from a connection of ours to a pipe; `call` is the kernel's, without waiting for
+/// the socket.
+pub fn splice_from(fd: c_int, pipe: c_int, len: usize, call: impl Fn() -> Raw) -> Option<Raw> {
+    match whose(fd) {
+        Whose::Kernels => None,
+        Whose::Plain(found) => {
+            if !found.begin_plain_read() {
+                return splice_from(fd, pipe, len, call);
+            }
+            let result = call();
+            found.end_plain_read(result.max(0) as usize);
+            Some(result)
+        }
+        Whose::Paired(used) => {
+            let (found, end) = (&*used, &used.end);
+            let socket = Socket { fd, flags: libc::MSG_NOSIGNAL };
+            let result = loop {
+                match splice_once(end, &socket, pipe, len, &call) {
+                    Err(Errno::AGAIN) if !found.is_nonblocking() => {}
+                    result => break result,
+                }
+                let _asleep = end.asleep();
+                match stream::prepare(end, &socket, &Family, 1) {
+                    Ok(true) => continue,
+                    Ok(false) => {}
+                    Err(error) => break Err(error),
+                }
+                if let Err(error) = socket.sleep() {
+                    break Err(error);
+                }
+            };
+            has_read(&used);
+            Some(raw(result))
+        }
+    }
+}
+
+fn splice_once(
+    end: &End<'static, Ring>,
+    socket: &Socket,
+    pipe: c_int,
+    len: usize,
+    call: &impl Fn() -> Raw,
+) -> Result<usize, Errno> {
+    let mut reading = end.reading(&Family)?;
+    match reading.look()? {
+        Found::Ring(queued) => {
+            let (at, len) = end.incoming.piece(reading.position(), queued.min(len));
+            // SAFETY: the piece is inside the mapping.
+            let put = unsafe { enter!(SYS_write, pipe, at, len) };
+            if put < 0 {
+                return Err(Errno::from_raw_os_error(-put as i32));
+            }
+            reading.took(put as usize);
+            Ok(put as usize)
+        }
+        found => {
+            let due = reading.bells_due();
+            if due > 0 {
+                reading.take_bells(|| socket.discard(due))?;
+            }
+            if found == Found::Empty {
+                return match socket.probe()? {
+                    0 => Ok(0),
+                    _ => Err(Errno::AGAIN),
+                };
+            }
+            let is_there = socket.probe();
+            let moved = if is_there.is_ok() { call() } else { AGAIN };
+            reading.took_tcp(moved.max(0) as usize);
+            if moved < 0 {
+                reading.grant();
+                is_there?;
+                return Err(Errno::from_raw_os_error(-moved as i32));
+            }
+            Ok(moved as usize)
+        }
+    }
+}
+
+impl Connection {
+    #[inline]
+    pub fn is_nonblocking(&self) -> bool {
+        self.record.nonblocking.load(Ordering::Relaxed) != 0
+    }
+
+    #[inline]
+    pub fn low_water(&self) -> usize {
+        self.record.low_water.load(Ordering::Relaxed) as usize
+    }
+}

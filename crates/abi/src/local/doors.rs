@@ -1,0 +1,149 @@
+//! The ways around the ring: stdio, exec, descriptors that are passed on. A connection that goes
+//! such a way is brought back to TCP first, whole and for good.
+
+use super::connections::{self, Connection, State};
+use super::pairing;
+use super::socket::{Family, Socket, now_ns};
+use crate::sys::enter;
+use libc::{c_int, msghdr};
+use sosplice_local::end::{End, Found};
+use sosplice_local::ring::Ring;
+use sosplice_local::stream::{self, Tcp};
+
+/// How long a peer may take to send again what it had put into the ring.
+const PATIENCE_NS: u64 = 10_000_000_000;
+
+/// A shutdown(2) is about to be made.
+pub fn shutting_down(fd: c_int, how: c_int) {
+    if how == libc::SHUT_RD {
+        return;
+    }
+    // What follows is the kernel's to refuse; what was written before is in the ring already.
+    if let Some(found) = connections::paired(fd)
+        && let Ok(mut writing) = found.end.writing(&Family)
+    {
+        writing.pin();
+    }
+}
+
+/// Brings a connection back to TCP. What the peer has in the ring for us it sends again.
+pub fn leave(found: Connection, fd: c_int) {
+    if let Some(used) = found.used() {
+        leave_ring(&used.end, fd);
+        pairing::restore(&found, fd);
+    }
+    found.give_up();
+    pairing::withdraw(found);
+}
+
+fn leave_ring(end: &End<'static, Ring>, fd: c_int) {
+    let socket = Socket { fd, flags: libc::MSG_NOSIGNAL };
+    let until = now_ns() + PATIENCE_NS;
+    let mut is_asked = false;
+    loop {
+        let Ok(mut reading) = end.reading(&Family) else { return };
+        let found = reading.look();
+        if matches!(found, Err(_) | Ok(Found::Tcp)) || reading.has_left() {
+            // The grant is taken back, and nobody gives it again. Doorbells that are on the way are
+            // no data.
+            take_bells(&mut reading, &socket, until);
+            break;
+        }
+        if !is_asked {
+            is_asked = true;
+            reading.leave();
+            drop(reading);
+            if let Ok(mut writing) = end.writing(&Family)
+                && writing.call()
+            {
+                let _ = stream::ring(&mut writing, &socket, &Family);
+            }
+        } else {
+            drop(reading);
+        }
+        if now_ns() > until || end.is_peer_closed() || socket.probe() == Ok(0) {
+            break;
+        }
+        nap();
+    }
+    if let Ok(mut writing) = end.writing(&Family) {
+        writing.pin();
+    }
+}
+
+fn take_bells(
+    reading: &mut sosplice_local::end::Reading<'static, Ring>,
+    socket: &Socket,
+    until: u64,
+) {
+    loop {
+        let due = reading.bells_due();
+        if due == 0 {
+            return;
+        }
+        match reading.take_bells(|| socket.discard(due)) {
+            Ok(1..) => {}
+            Err(rustix::io::Errno::AGAIN) if now_ns() < until => nap(),
+            _ => return,
+        }
+    }
+}
+
+fn nap() {
+    let time = libc::timespec { tv_sec: 0, tv_nsec: 200_000 };
+    // SAFETY: the time lives through the call.
+    unsafe { enter!(SYS_nanosleep, &raw const time, 0) };
+}
+
+/// A descriptor is about to be used in a way that nobody sees.
+pub fn unseen(fd: c_int) {
+    if super::is_on()
+        && let Some(found) = connections::of(fd)
+    {
+        leave(found, fd);
+    }
+}
+
+/// Another program is about to get what is not closed by exec(2).
+pub extern "C" fn before_exec() {
+    if !super::is_on() {
+        return;
+    }
+    let kept: Vec<(c_int, Connection)> = connections::all()
+        .filter(|(fd, found)| {
+            // SAFETY: no pointers.
+            let flags = unsafe { enter!(SYS_fcntl, *fd, libc::F_GETFD) };
+            flags >= 0 && flags & libc::FD_CLOEXEC as isize == 0 && found.state() != State::Given
+        })
+        .collect();
+    for (fd, found) in kept {
+        leave(found, fd);
+    }
+}
+
+/// A message is about to be sent: descriptors in it go to another process.
+///
+/// # Safety
+/// The message is the program's.
+pub unsafe fn passing(msg: *const msghdr) {
+    if !super::is_on() || msg.is_null() {
+        return;
+    }
+    // SAFETY: the caller's; the macros read what the message describes.
+    unsafe {
+        if (*msg).msg_controllen == 0 {
+            return;
+        }
+        let mut part = libc::CMSG_FIRSTHDR(msg);
+        while let Some(header) = part.as_ref() {
+            if header.cmsg_level == libc::SOL_SOCKET && header.cmsg_type == libc::SCM_RIGHTS {
+                let data = libc::CMSG_DATA(part).cast::<c_int>();
+                let bytes = header.cmsg_len.saturating_sub(libc::CMSG_LEN(0) as usize);
+                for place in 0..bytes / size_of::<c_int>() {
+                    unseen(data.add(place).read_unaligned());
+                }
+            }
+            part = libc::CMSG_NXTHDR(msg, part);
+        }
+    }
+}

@@ -1,0 +1,461 @@
+//! epoll sets with paired connections.
+//!
+//! A connection that is armed needs nobody: its doorbell makes the kernel report it. One that is not
+//! (it is being read, or spun for) is *live*: it stands in the list of each set that has it, and
+//! a wait on the set looks at it itself, and arms it before it sleeps. So a set of many idle
+//! connections costs what it costs the kernel.
+
+use super::connections::{self, Used};
+use super::socket::{Family, now_ns};
+use super::spin_ns;
+use super::waits::{prepare, prepare_behind, settle, spin};
+use crate::sys::{Raw, enter};
+use libc::{c_int, epoll_event, sigset_t};
+use sosplice_local::lock::Lock;
+use sosplice_local::patience::Patience;
+use std::cell::UnsafeCell;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+
+const DATA: u32 = (libc::EPOLLIN | libc::EPOLLRDNORM) as u32;
+const EDGE: u32 = libc::EPOLLET as u32;
+const ONE_SHOT: u32 = libc::EPOLLONESHOT as u32;
+
+/// Descriptors above are not served.
+const DESCRIPTORS: usize = 1 << 20;
+
+/// Waits that may find something in a ring without asking the kernel, in a row.
+const RINGS_IN_A_ROW: u32 = 8;
+
+/// What the program has asked for.
+#[derive(Clone, Copy)]
+struct Registration {
+    events: u32,
+    data: u64,
+    /// An edge was told up to this byte of the ring.
+    told: u64,
+    /// A one-shot that has been told.
+    is_spent: bool,
+}
+
+#[derive(Default)]
+struct Inner {
+    registrations: BTreeMap<c_int, Registration>,
+    by_data: BTreeMap<u64, c_int>,
+    live: Vec<c_int>,
+    /// Members that are sets themselves.
+    sets: Vec<c_int>,
+}
+
+struct Set {
+    lock: Lock,
+    inner: UnsafeCell<Inner>,
+    /// Threads that sleep in the kernel on it.
+    sleepers: AtomicU32,
+    patience: Patience,
+    rings_in_a_row: AtomicU32,
+}
+
+// SAFETY: `inner` is reached by `Set::with` only, which has the lock.
+unsafe impl Sync for Set {}
+
+/// The sets by their descriptors; each place is made once and never freed.
+static SETS: AtomicPtr<AtomicPtr<Set>> = AtomicPtr::new(std::ptr::null_mut());
+/// One past the highest set.
+static TOP: AtomicU32 = AtomicU32::new(0);
+
+/// Makes the table.
+pub fn begin() -> bool {
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    // SAFETY: a new mapping.
+    let at = unsafe { enter!(SYS_mmap, 0, DESCRIPTORS * 8, protection, flags, -1isize, 0) };
+    if at <= 0 {
+        return false;
+    }
+    SETS.store(at as *mut AtomicPtr<Set>, Ordering::Release);
+    true
+}
+
+fn place(epoll: c_int) -> Option<&'static AtomicPtr<Set>> {
+    let epoll = usize::try_from(epoll).ok().filter(|epoll| *epoll < DESCRIPTORS)?;
+    let table = SETS.load(Ordering::Relaxed);
+    // SAFETY: the mapping has so many zeroed places and is never unmapped.
+    (!table.is_null()).then(|| unsafe { &*table.add(epoll) })
+}
+
+fn set(epoll: c_int) -> Option<&'static Set> {
+    // SAFETY: a leaked box, or null.
+    unsafe { place(epoll)?.load(Ordering::Acquire).as_ref() }
+}
+
+fn made(epoll: c_int) -> Option<&'static Set> {
+    if let Some(set) = set(epoll) {
+        return Some(set);
+    }
+    let new = Box::into_raw(Box::new(Set {
+        lock: Lock::default(),
+        inner: UnsafeCell::new(Inner::default()),
+        sleepers: AtomicU32::new(0),
+        patience: Patience::new(),
+        rings_in_a_row: AtomicU32::new(0),
+    }));
+    let null = std::ptr::null_mut();
+    if place(epoll)?.compare_exchange(null, new, Ordering::AcqRel, Ordering::Acquire).is_err() {
+        // SAFETY: made above, and nobody has seen it.
+        drop(unsafe { Box::from_raw(new) });
+    }
+    TOP.fetch_max(epoll as u32 + 1, Ordering::AcqRel);
+    set(epoll)
+}
+
+impl Set {
+    /// None for a signal handler that interrupts its own thread in here.
+    fn with<R>(&self, act: impl FnOnce(&mut Inner) -> R) -> Option<R> {
+        let _held = self.lock.take(&Family).ok()?;
+        // SAFETY: the lock is held, and `act` cannot come back here: it calls nothing that asks
+        // for this set's lock.
+        Some(act(unsafe { &mut *self.inner.get() }))
+    }
+}
+
+fn all() -> impl Iterator<Item = (c_int, &'static Set)> {
+    (0..TOP.load(Ordering::Acquire) as c_int).filter_map(|epoll| Some((epoll, set(epoll)?)))
+}
+
+/// The descriptors of all sets that we know, or knew.
+pub fn known() -> impl Iterator<Item = c_int> {
+    all().map(|(epoll, _)| epoll)
+}
+
+/// Whether the descriptor is a set that we know.
+pub fn is_set(fd: c_int) -> bool {
+    set(fd).is_some()
+}
+
+/// epoll_ctl(2) has been done by the kernel.
+pub fn controlled(epoll: c_int, op: c_int, fd: c_int, event: Option<(u32, u64)>) {
+    let Some(set) = made(epoll) else { return };
+    let is_inner_set = op == libc::EPOLL_CTL_ADD && is_epoll(fd, epoll) && made(fd).is_some();
+    set.with(|inner| {
+        if is_inner_set || op == libc::EPOLL_CTL_DEL {
+            inner.sets.retain(|inner| *inner != fd);
+        }
+        if is_inner_set {
+            inner.sets.push(fd);
+        }
+        if let Some(old) = inner.registrations.remove(&fd)
+            && inner.by_data.get(&old.data) == Some(&fd)
+        {
+            inner.by_data.remove(&old.data);
+        }
+        if let Some((events, data)) = event.filter(|_| op != libc::EPOLL_CTL_DEL) {
+            let registration = Registration { events, data, told: 0, is_spent: false };
+            inner.registrations.insert(fd, registration);
+            inner.by_data.insert(data, fd);
+            if connections::paired(fd).is_some() && !inner.live.contains(&fd) {
+                inner.live.push(fd);
+            }
+        }
+    });
+}
+
+/// The kernel looks at what a set is first, and then does not find `other` in it.
+fn is_epoll(fd: c_int, other: c_int) -> bool {
+    let absent = -(libc::ENOENT as Raw);
+    // SAFETY: no pointers.
+    unsafe { enter!(SYS_epoll_ctl, fd, libc::EPOLL_CTL_DEL, other, 0) == absent }
+}
+
+/// A descriptor is closed: as a member of sets, and as a set.
+pub fn closed(fd: c_int) {
+    for (epoll, set) in all() {
+        set.with(|inner| {
+            if epoll == fd {
+                *inner = Inner::default();
+            } else if let Some(old) = inner.registrations.remove(&fd) {
+                if inner.by_data.get(&old.data) == Some(&fd) {
+                    inner.by_data.remove(&old.data);
+                }
+                inner.live.retain(|live| *live != fd);
+                inner.sets.retain(|set| *set != fd);
+            }
+        });
+    }
+}
+
+/// The connection is not armed any more: each set that has it looks by itself. Where somebody
+/// sleeps on such a set already, it is armed again.
+pub fn enliven(found: &Used) {
+    found.here.is_live.store(1, Ordering::SeqCst);
+    let mut is_slept_for = false;
+    for (_, set) in all() {
+        let has = set.with(|inner| {
+            let mut has = false;
+            for fd in inner.registrations.keys() {
+                if connections::of(*fd).is_some_and(|other| other.is(found)) {
+                    has = true;
+                    if !inner.live.contains(fd) {
+                        inner.live.push(*fd);
+                    }
+                }
+            }
+            has
+        });
+        is_slept_for |= has == Some(true) && set.sleepers.load(Ordering::SeqCst) > 0;
+    }
+    if is_slept_for {
+        prepare(found);
+    }
+}
+
+/// Something is in a ring of the set, as far as one can see without a lock.
+pub fn glance(epoll: c_int) -> bool {
+    let Some(set) = set(epoll) else { return false };
+    set.with(|inner| inner.live.iter().any(|fd| has_news(inner, *fd))).unwrap_or(false)
+}
+
+/// A live connection has what its registration is to be told.
+fn has_news(inner: &Inner, fd: c_int) -> bool {
+    let Some(registration) = inner.registrations.get(&fd) else { return false };
+    if registration.events & DATA == 0 || registration.is_spent {
+        return false;
+    }
+    let Some(found) = connections::paired(fd) else { return false };
+    let end = &found.end;
+    end.has(found.low_water())
+        && (registration.events & EDGE == 0 || registration.told != end.arrived())
+}
+
+/// Before a sleep on the set by way of another: arms what is live. True when something is there.
+pub fn prepare_set(epoll: c_int) -> bool {
+    let Some(set) = set(epoll) else { return false };
+    set.with(|inner| {
+        let live = std::mem::take(&mut inner.live);
+        let mut ready = false;
+        for fd in live {
+            if !inner.registrations.contains_key(&fd) {
+                continue;
+            }
+            if has_news(inner, fd) || !arm(inner, fd) {
+                ready |= has_news(inner, fd);
+                inner.live.push(fd);
+            }
+        }
+        ready
+    })
+    .unwrap_or(false)
+}
+
+/// Asks for a doorbell. False when the connection has news instead.
+fn arm(inner: &Inner, fd: c_int) -> bool {
+    let Some(found) = connections::paired(fd) else { return true };
+    let end = &found.end;
+    let Some(registration) = inner.registrations.get(&fd) else { return true };
+    found.here.is_live.store(0, Ordering::SeqCst);
+    // Readers of an edge that was told want the next byte, not those that are there.
+    let is_told = registration.events & EDGE != 0 && registration.told == end.arrived();
+    let is_deaf = registration.events & DATA == 0 || registration.is_spent;
+    if (is_told || is_deaf) && end.glance() {
+        return prepare_behind(&found) && !has_news(inner, fd);
+    }
+    !prepare(&found)
+}
+
+/// As epoll_pwait(2) on a set with paired connections. None for any other.
+///
+/// # Safety
+/// `mask` is null or the program's.
+pub unsafe fn wait(
+    epoll: c_int,
+    events: &mut [epoll_event],
+    timeout: Option<u64>,
+    mask: *const sigset_t,
+) -> Option<Raw> {
+    if !connections::any_paired() {
+        return None;
+    }
+    let set = set(epoll)?;
+    let deadline = timeout.map(|timeout| now_ns().saturating_add(timeout));
+    let mut may_spin = timeout != Some(0);
+    loop {
+        let told = set.with(|inner| tell(inner, epoll, events))?;
+        if told > 0 {
+            // Others in the set have their turn as well.
+            let in_a_row = set.rings_in_a_row.fetch_add(1, Ordering::Relaxed);
+            if told == events.len() || in_a_row < RINGS_IN_A_ROW {
+                return Some(told as Raw);
+            }
+        } else if std::mem::take(&mut may_spin) && spin_ns() > 0 {
+            let has_live = set.with(|inner| !inner.live.is_empty())?;
+            let limit = spin_ns().min(timeout.unwrap_or(u64::MAX));
+            let mut count = 0u32;
+            // SAFETY: room for so many; a time of zero.
+            let kernel = |events: &mut [epoll_event]| unsafe {
+                enter!(SYS_epoll_pwait, epoll, events.as_mut_ptr(), events.len(), 0, 0, 8)
+            };
+            let mut found = 0;
+            let there = has_live
+                && spin(&set.patience, limit, || {
+                    count += 1;
+                    if glance(epoll) {
+                        return true;
+                    }
+                    if count.is_multiple_of(16) {
+                        found = kernel(events);
+                    }
+                    found != 0
+                });
+            if found > 0 {
+                let kept = set.with(|inner| translate(inner, epoll, events, 0, found as usize))?;
+                if kept > 0 {
+                    return Some(kept as Raw);
+                }
+            }
+            if there {
+                continue;
+            }
+        }
+        set.rings_in_a_row.store(0, Ordering::Relaxed);
+        let is_ready = told > 0 || {
+            set.sleepers.fetch_add(1, Ordering::SeqCst);
+            prepare_set(epoll) | prepare_inner_sets(set)
+        };
+        let left = match deadline {
+            _ if is_ready => 0,
+            Some(deadline) => {
+                let left = deadline.saturating_sub(now_ns());
+                c_int::try_from(left.div_ceil(1_000_000)).unwrap_or(c_int::MAX)
+            }
+            None => -1,
+        };
+        let room = events.len() - told;
+        let at = events[told..].as_mut_ptr();
+        let begun = if is_ready || spin_ns() == 0 { 0 } else { now_ns() };
+        // SAFETY: room for so many; the mask is the caller's.
+        let found = unsafe { enter!(SYS_epoll_pwait, epoll, at, room, left, mask, 8) };
+        if begun != 0 {
+            set.patience.waited(now_ns() - begun, spin_ns());
+        }
+        if told == 0 {
+            set.sleepers.fetch_sub(1, Ordering::SeqCst);
+        }
+        if found < 0 {
+            return Some(if told > 0 { told as Raw } else { found });
+        }
+        let kept = set.with(|inner| translate(inner, epoll, events, told, found as usize))?;
+        let is_late = deadline.is_some_and(|deadline| now_ns() >= deadline);
+        if kept > 0 || (found == 0 && !is_ready && is_late) {
+            return Some(kept as Raw);
+        }
+    }
+}
+
+/// Sets in the set that have something, or are armed now.
+fn prepare_inner_sets(outer: &'static Set) -> bool {
+    let inner_sets = outer.with(|inner| inner.sets.clone());
+    inner_sets.unwrap_or_default().into_iter().fold(false, |any, fd| prepare_set(fd) | any)
+}
+
+/// Writes down what the rings have to tell. How many there are.
+fn tell(inner: &mut Inner, epoll: c_int, events: &mut [epoll_event]) -> usize {
+    let mut count = 0;
+    let mut place = 0;
+    while place < inner.live.len() && count < events.len() {
+        let fd = inner.live[place];
+        if !inner.registrations.contains_key(&fd) || connections::paired(fd).is_none() {
+            inner.live.swap_remove(place);
+            continue;
+        }
+        if has_news(inner, fd)
+            && let Some(found) = connections::paired(fd)
+            && let Some(registration) = inner.registrations.get_mut(&fd)
+        {
+            registration.told = found.end.arrived();
+            if registration.events & ONE_SHOT != 0 {
+                registration.is_spent = true;
+                change(epoll, fd, registration.events & (ONE_SHOT | EDGE), registration.data);
+            }
+            events[count] =
+                epoll_event { events: registration.events & DATA, u64: registration.data };
+            count += 1;
+        }
+        place += 1;
+    }
+    for place in 0..inner.sets.len() {
+        let fd = inner.sets[place];
+        if count < events.len()
+            && glance(fd)
+            && let Some(registration) = inner.registrations.get(&fd)
+            && registration.events & DATA != 0
+        {
+            let events_of = registration.events & DATA;
+            events[count] = epoll_event { events: events_of, u64: registration.data };
+            count += 1;
+        }
+    }
+    // Those at the end of a long list are first the next time.
+    if count == events.len() && place < inner.live.len() {
+        inner.live.rotate_left(place);
+    }
+    count
+}
+
+fn change(epoll: c_int, fd: c_int, events: u32, data: u64) {
+    let event = epoll_event { events, u64: data };
+    // SAFETY: the record lives through the call.
+    unsafe { enter!(SYS_epoll_ctl, epoll, libc::EPOLL_CTL_MOD, fd, &raw const event) };
+}
+
+/// Takes out of the kernel's events what was only a doorbell; `told` were written before them.
+/// How many are left in all.
+fn translate(
+    inner: &mut Inner,
+    epoll: c_int,
+    events: &mut [epoll_event],
+    told: usize,
+    found: usize,
+) -> usize {
+    let mut kept = told;
+    for place in told..told + found {
+        let mut event = events[place];
+        let data = event.u64;
+        if let Some(fd) = inner.by_data.get(&data).copied()
+            && let Some(connection) = connections::paired(fd)
+        {
+            let end = &connection.end;
+            if event.events & DATA != 0 {
+                let is_there = end.has(connection.low_water()) || settle(&connection);
+                if let Some(registration) = inner.registrations.get_mut(&fd) {
+                    if is_there {
+                        registration.told = end.arrived();
+                    } else {
+                        event.events &= !DATA;
+                    }
+                    if registration.events & ONE_SHOT != 0 {
+                        if event.events == 0 {
+                            // The kernel has spent it on a doorbell.
+                            change(epoll, fd, registration.events, data);
+                        } else {
+                            registration.is_spent = true;
+                        }
+                    }
+                }
+            }
+            if !inner.live.contains(&fd) && !end.is_armed() {
+                connection.here.is_live.store(1, Ordering::SeqCst);
+                inner.live.push(fd);
+            }
+            if event.events == 0 {
+                continue;
+            }
+        }
+        if let Some(same) = events[..told].iter_mut().find(|same| { same.u64 } == data) {
+            same.events |= event.events;
+            continue;
+        }
+        events[kept] = event;
+        kept += 1;
+    }
+    kept
+}

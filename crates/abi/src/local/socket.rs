@@ -1,0 +1,131 @@
+//! The TCP socket of a pair, and this process's threads, for the stream code.
+
+use crate::sys::{Raw, enter};
+use libc::{c_int, c_short, msghdr};
+use rustix::io::Errno;
+use sosplice_local::lock::Threads;
+use sosplice_local::stream::Tcp;
+use std::cell::Cell;
+use std::io::{IoSlice, IoSliceMut};
+
+/// A socket, and the flags of the program's call on it.
+#[derive(Clone, Copy)]
+pub struct Socket {
+    pub fd: c_int,
+    /// For sends.
+    pub flags: c_int,
+}
+
+/// A result of the kernel.
+fn result(raw: Raw) -> Result<usize, Errno> {
+    if raw < 0 { Err(Errno::from_raw_os_error(-raw as i32)) } else { Ok(raw as usize) }
+}
+
+fn message(pieces: *const libc::iovec, count: usize) -> msghdr {
+    // SAFETY: zeroes are a valid message without address, room and control data.
+    let mut message: msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = pieces.cast_mut();
+    message.msg_iovlen = count as _;
+    message
+}
+
+impl Socket {
+    fn look(&self, flags: c_int) -> Result<usize, Errno> {
+        let mut byte = 0u8;
+        let flags = flags | libc::MSG_PEEK;
+        // SAFETY: room for one byte.
+        result(unsafe { enter!(SYS_recvfrom, self.fd, &raw mut byte, 1, flags, 0, 0) })
+    }
+}
+
+impl Tcp for Socket {
+    fn recv(&self, to: &mut [IoSliceMut<'_>], peek: bool) -> Result<usize, Errno> {
+        let flags = libc::MSG_DONTWAIT | if peek { libc::MSG_PEEK } else { 0 };
+        // std promises that the slices are iovecs.
+        let mut message = message(to.as_ptr().cast(), to.len());
+        // SAFETY: the message describes the buffers.
+        result(unsafe { enter!(SYS_recvmsg, self.fd, &raw mut message, flags) })
+    }
+
+    fn discard(&self, count: usize) -> Result<usize, Errno> {
+        let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC;
+        // SAFETY: with MSG_TRUNC a TCP socket writes nothing (tcp(7)).
+        result(unsafe { enter!(SYS_recvfrom, self.fd, 0, count, flags, 0, 0) })
+    }
+
+    fn probe(&self) -> Result<usize, Errno> {
+        self.look(libc::MSG_DONTWAIT)
+    }
+
+    fn sleep(&self) -> Result<usize, Errno> {
+        self.look(0)
+    }
+
+    fn is_over(&self) -> bool {
+        let mut fd = libc::pollfd { fd: self.fd, events: libc::POLLRDHUP, revents: 0 };
+        let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: both records live through the call.
+        unsafe { enter!(SYS_ppoll, &raw mut fd, 1, &raw const now, 0, 8) > 0 }
+    }
+
+    fn ring(&self) -> Result<(), Errno> {
+        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+        // SAFETY: one byte is read.
+        result(unsafe { enter!(SYS_sendto, self.fd, b"!".as_ptr(), 1, flags, 0, 0) }).map(drop)
+    }
+
+    fn send(&self, from: &[IoSlice<'_>]) -> Result<usize, Errno> {
+        let message = message(from.as_ptr().cast(), from.len());
+        // SAFETY: the message describes the buffers, which are only read.
+        result(unsafe { enter!(SYS_sendmsg, self.fd, &raw const message, self.flags) })
+    }
+
+    fn now_ns(&self) -> u64 {
+        now_ns()
+    }
+}
+
+/// The same clock as `sys::now_ns`, without entering the kernel.
+pub fn now_ns() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the record lives through the call; libc's name is not interposed.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+thread_local! {
+    static ID: Cell<u32> = const { Cell::new(0) };
+}
+
+/// The threads of this process and its relatives.
+pub struct Family;
+
+impl Threads for Family {
+    #[inline]
+    fn own(&self) -> u32 {
+        ID.try_with(|id| {
+            if id.get() == 0 {
+                // SAFETY: no arguments, cannot fail.
+                id.set(unsafe { enter!(SYS_gettid) } as u32);
+            }
+            id.get()
+        })
+        // A thread that is being taken down.
+        .unwrap_or(u32::MAX)
+    }
+
+    fn yield_now(&self) {
+        // SAFETY: no arguments.
+        unsafe { enter!(SYS_sched_yield) };
+    }
+
+    fn lives(&self, id: u32) -> bool {
+        // SAFETY: signal zero only asks.
+        unsafe { enter!(SYS_tkill, id, 0) != -(libc::ESRCH as Raw) }
+    }
+}
+
+/// The only thread of a forked child has another id than the one that it was copied from.
+pub fn forget_id() {
+    let _ = ID.try_with(|id| id.set(0));
+}

@@ -1,0 +1,168 @@
+//! poll and select over sets with paired connections.
+//!
+//! The kernel does the waiting. Before it does, each paired connection of the set is looked at
+//! and asked for a doorbell; behind it, what was only a doorbell is taken back.
+
+use super::connections::{self, Used};
+use super::socket::{Family, Socket, now_ns};
+use super::{sets, spin_ns};
+use crate::interpose::poll::timespec_of;
+use crate::sys::{Raw, enter};
+use libc::{c_short, pollfd, sigset_t};
+use sosplice_local::patience::Patience;
+use sosplice_local::stream;
+use std::sync::atomic::Ordering;
+
+const DATA: c_short = libc::POLLIN | libc::POLLRDNORM;
+
+/// Of this process's polls.
+static PATIENCE: Patience = Patience::new();
+
+/// Whether a wait on this descriptor is not the kernel's alone.
+#[inline]
+pub fn concerns(fd: libc::c_int) -> bool {
+    connections::any_paired() && (connections::paired(fd).is_some() || sets::is_set(fd))
+}
+
+/// Looks, and asks for a doorbell. True when something can be read.
+pub fn prepare(found: &Used) -> bool {
+    let socket = Socket { fd: found.here.fd.load(Ordering::Relaxed), flags: libc::MSG_NOSIGNAL };
+    stream::prepare(&found.end, &socket, &Family, found.low_water()).unwrap_or(true)
+}
+
+/// As [`prepare`], for one who knows of the bytes that are there: asks for a doorbell for the next.
+/// True when that is done, or no further byte can come by the ring.
+pub fn prepare_behind(found: &Used) -> bool {
+    let socket = Socket { fd: found.here.fd.load(Ordering::Relaxed), flags: libc::MSG_NOSIGNAL };
+    let queued = stream::queued(&found.end, &Family).map_or(0, |(queued, _)| queued);
+    if queued >= sosplice_local::ring::Store::size(&found.end.incoming) {
+        return true;
+    }
+    !stream::prepare(&found.end, &socket, &Family, queued + 1).unwrap_or(true)
+}
+
+/// The kernel says that it is readable: whether that is so.
+pub fn settle(found: &Used) -> bool {
+    let socket = Socket { fd: found.here.fd.load(Ordering::Relaxed), flags: libc::MSG_NOSIGNAL };
+    stream::settle(&found.end, &socket, &Family, found.low_water()).unwrap_or(true)
+}
+
+/// Something that the ring or an epoll set has, as far as one can see without the kernel.
+fn glance(fds: &[pollfd]) -> bool {
+    fds.iter().any(|fd| {
+        fd.events & DATA != 0
+            && (connections::paired(fd.fd).is_some_and(|found| found.end.glance())
+                || sets::glance(fd.fd))
+    })
+}
+
+/// Spins, if that has been of use lately. True when something is there.
+pub fn spin(patience: &Patience, limit_ns: u64, mut is_there: impl FnMut() -> bool) -> bool {
+    if limit_ns == 0 || !patience.is_there() {
+        return false;
+    }
+    let until = now_ns() + limit_ns;
+    loop {
+        for _ in 0..32 {
+            if is_there() {
+                return true;
+            }
+            std::hint::spin_loop();
+        }
+        if now_ns() >= until {
+            return false;
+        }
+    }
+}
+
+/// As ppoll(2). None when no connection of ours is in the set.
+///
+/// # Safety
+/// `mask` is null or the program's.
+pub unsafe fn poll(fds: &mut [pollfd], timeout: Option<u64>, mask: *const sigset_t) -> Option<Raw> {
+    if !fds.iter().any(|fd| concerns(fd.fd)) {
+        return None;
+    }
+    let deadline = timeout.map(|timeout| now_ns().saturating_add(timeout));
+    let sleeps = timeout != Some(0);
+    if sleeps && !glance(fds) {
+        // The kernel's part is looked at now and then meanwhile.
+        let mut count = 0u32;
+        spin(&PATIENCE, spin_ns().min(timeout.unwrap_or(u64::MAX)), || {
+            count += 1;
+            glance(fds) || (count.is_multiple_of(16) && kernel_has(fds))
+        });
+    }
+    loop {
+        let mut ready = false;
+        let mut asleep = Vec::new();
+        for fd in fds.iter().filter(|fd| fd.events & DATA != 0) {
+            ready |= match connections::paired(fd.fd) {
+                Some(found) => {
+                    let guard = found.end.asleep();
+                    let is_ready = prepare(&found);
+                    asleep.push((guard, found));
+                    is_ready
+                }
+                None => sets::prepare_set(fd.fd),
+            };
+        }
+        let left = match deadline {
+            _ if ready => Some(0),
+            Some(deadline) => Some(deadline.saturating_sub(now_ns())),
+            None => None,
+        };
+        let left_ns = left;
+        let left = left.map(timespec_of);
+        let left_at = left.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+        let begun = if ready || spin_ns() == 0 { 0 } else { now_ns() };
+        // SAFETY: the set and the time live through the call; the mask is the caller's.
+        let found = unsafe { enter!(SYS_ppoll, fds.as_mut_ptr(), fds.len(), left_at, mask, 8) };
+        if begun != 0 {
+            PATIENCE.waited(now_ns() - begun, spin_ns());
+        }
+        drop(asleep);
+        if found < 0 {
+            return Some(found);
+        }
+        let (count, is_stale) = look_again(fds);
+        if count > 0
+            || (!is_stale && left_ns.is_some_and(|left| !ready || left == 0) && is_over(deadline))
+        {
+            return Some(count);
+        }
+    }
+}
+
+fn is_over(deadline: Option<u64>) -> bool {
+    deadline.is_some_and(|deadline| now_ns() >= deadline)
+}
+
+fn kernel_has(fds: &mut [pollfd]) -> bool {
+    let now = timespec_of(0);
+    // SAFETY: the set and the time live through the call.
+    unsafe { enter!(SYS_ppoll, fds.as_mut_ptr(), fds.len(), &raw const now, 0, 8) > 0 }
+}
+
+/// Puts what the rings say in the place of what doorbells say. How many have something, and
+/// whether there was a doorbell for nothing.
+fn look_again(fds: &mut [pollfd]) -> (Raw, bool) {
+    let mut count = 0;
+    let mut is_stale = false;
+    for fd in fds {
+        if fd.events & DATA != 0 {
+            if let Some(found) = connections::paired(fd.fd) {
+                if found.end.has(found.low_water()) {
+                    fd.revents |= fd.events & DATA;
+                } else if fd.revents & DATA != 0 && !settle(&found) {
+                    fd.revents &= !DATA;
+                    is_stale = true;
+                }
+            } else if sets::is_set(fd.fd) && sets::glance(fd.fd) {
+                fd.revents |= fd.events & DATA;
+            }
+        }
+        count += Raw::from(fd.revents != 0);
+    }
+    (count, is_stale)
+}

@@ -1,0 +1,116 @@
+//! Forked relatives that write to the same socket, and one of them is killed.
+//!
+//! They write messages of a few bytes: who (2 is the survivor after the other's death), how long, which,
+//! and bytes that follow from these.
+//! A message is one send and goes one way, so it comes out whole.
+
+use super::actor::{Actor, below, chance, lives, until};
+use super::world::{Thread, World};
+use crate::stream::{self, ReadHow, WriteHow};
+use std::cell::Cell;
+use std::io::{IoSlice, IoSliceMut};
+use std::rc::Rc;
+
+fn message(who: u8, number: u8) -> Vec<u8> {
+    let len = number % 3;
+    let mut message = vec![who, len, number];
+    message.extend((0..len).map(|at| number ^ at ^ (who << 4)));
+    message
+}
+
+/// Two, of which one is killed at some time. The other sends the FIN.
+pub fn writers(world: &Rc<World>, end: usize) -> [Actor; 2] {
+    let is_done = Rc::new(Cell::new(false));
+    let done = is_done.clone();
+    let mut doomed = writer(world, end, || 0, move || done.set(true));
+    doomed.fate = Some(below([10, 100, 1000][below(3) as usize]));
+    let (id, wire) = (doomed.id, world.wire.clone());
+    let survivor = writer(
+        world,
+        end,
+        move || if lives(id) { 1 } else { 2 },
+        move || {
+            until(move || is_done.get() || !lives(id));
+            wire.finish(end);
+        },
+    );
+    [doomed, survivor]
+}
+
+fn writer(
+    world: &Rc<World>,
+    end: usize,
+    who: impl Fn() -> u8 + 'static,
+    finish: impl FnOnce() + 'static,
+) -> Actor {
+    let world = world.clone();
+    let count = below(60) as u8;
+    Actor::new(format!("relative {} of {end}", who()), end, move || {
+        let here = world.end(end);
+        let socket = world.socket(end, false);
+        for number in 0..count {
+            let bytes = message(who(), number);
+            let sent =
+                stream::send(&here, &socket, &Thread, &[IoSlice::new(&bytes)], WriteHow::default());
+            match sent {
+                Ok(sent) if sent == bytes.len() => {}
+                // The other was killed where nobody can tell how far it came: a program that is
+                // told so is done with the connection.
+                _ => {
+                    world.wire.reset(1 - end);
+                    break;
+                }
+            }
+            let log = &world.log[end];
+            log.written.set(log.written.get() + sent.unwrap_or(0) as u64);
+            if chance(3) {
+                let world = world.clone();
+                until(move || {
+                    let is_read = world.log[1 - end].read.get() >= world.log[end].written.get();
+                    is_read || world.wire.is_reset(1 - end)
+                });
+            }
+        }
+        finish();
+    })
+}
+
+/// Reads the messages, and looks at each.
+pub fn reader(world: &Rc<World>, end: usize) -> Actor {
+    let world = world.clone();
+    Actor::new(format!("reader {end} of messages"), end, move || {
+        let (here, socket) = (world.end(end), world.socket(end, true));
+        let mut bytes = Vec::new();
+        let mut next = [0, 0];
+        let mut is_late = false;
+        loop {
+            let mut buffer = vec![251; below(12) as usize + 1];
+            let to = &mut [IoSliceMut::new(&mut buffer)];
+            let how = ReadHow { low_water: 1, ..ReadHow::default() };
+            match stream::recv(&here, &socket, &Thread, to, how) {
+                Ok(0) => break,
+                Ok(count) => bytes.extend(&buffer[..count]),
+                Err(_) => {
+                    assert!(world.wire.is_reset(end), "an error\n{}", world.state());
+                    break;
+                }
+            }
+            let log = &world.log[end];
+            while bytes.len() >= 2 && bytes.len() >= 3 + usize::from(bytes[1]) {
+                let rest = bytes.split_off(3 + usize::from(bytes[1]));
+                let who = bytes[0];
+                is_late |= who == 2;
+                assert!(!(is_late && who == 0), "bytes of the dead behind those of the living");
+                assert_eq!(bytes, message(who, bytes[2]), "a message\n{}", world.state());
+                let next = &mut next[usize::from(who != 0)];
+                assert_eq!(bytes[2], *next, "a message is missing\n{}", world.state());
+                *next += 1;
+                log.read.set(log.read.get() + bytes.len() as u64);
+                bytes = rest;
+            }
+        }
+        assert!(bytes.is_empty() || world.wire.is_reset(end), "half a message {bytes:?}");
+        world.log[end].saw_end.set(true);
+        world.log[1 - end].saw_end.set(true);
+    })
+}
