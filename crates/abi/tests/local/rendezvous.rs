@@ -2,25 +2,25 @@
 
 use libc::c_int;
 use sosplice_local::broker::status::{PairStatus, Status};
-use sosplice_local::broker::{self, Answer, Ask, Broker, Options, Scope};
+use sosplice_local::broker::{Answer, Ask, Broker, Options, Scope, ask};
 use sosplice_local::settings::{Settings, VARIABLE};
 use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-/// A broker, for as long as this process lives.
+/// A broker, in a thread that ends with this process.
 pub struct Running {
     dir: PathBuf,
 }
 
-/// The broker is a thread of this process.
-pub fn start() -> Option<Running> {
+pub fn start() -> Running {
     let dir = std::env::temp_dir().join(format!("sosplice-local-{}", std::process::id()));
-    std::fs::DirBuilder::new().mode(0o700).recursive(true).create(&dir).unwrap();
+    std::fs::DirBuilder::new().mode(0o700).create(&dir).unwrap();
     let broker = Broker::bind(&dir, Options::new(Scope::Namespace)).unwrap();
     std::thread::spawn(move || broker.run().unwrap());
-    Some(Running { dir })
+    Running { dir }
 }
 
 impl Running {
@@ -35,37 +35,40 @@ impl Drop for Running {
     }
 }
 
-fn status() -> Option<Status> {
-    let text = std::env::var_os(VARIABLE)?;
-    let settings = Settings::from_env(text.as_bytes()).ok()?;
-    match broker::ask(&settings.dir, &Ask::Status).ok()? {
-        Answer::Status(status) => Some(*status),
-        _ => None,
+/// The status of the broker that this process was told of.
+fn status() -> Status {
+    let settings = std::env::var_os(VARIABLE).unwrap();
+    let settings = Settings::from_env(settings.as_bytes()).unwrap();
+    match ask(&settings.dir, &Ask::Status) {
+        Ok(Answer::Status(status)) => *status,
+        other => panic!("no status: {other:?}"),
     }
-}
-
-fn pair_of(fd: c_int) -> Option<PairStatus> {
-    let own = local_address(fd)?;
-    status()?.pairs.into_iter().find(|pair| pair.ends.iter().any(|end| end.address == own))
 }
 
 /// Whether the connection is paired and bytes have gone through the ring both ways.
 pub fn both_ways(fd: c_int) -> bool {
-    pair_of(fd).is_some_and(|pair| pair.directions.iter().all(|direction| direction.bytes > 0))
+    let ends = [
+        address(fd, |fd| rustix::net::getsockname(fd)),
+        address(fd, |fd| rustix::net::getpeername(fd)?.ok_or(rustix::io::Errno::NOTCONN)),
+    ];
+    let is_this = |pair: &PairStatus| pair.ends.iter().all(|end| ends.contains(&end.address));
+    let status = status();
+    let mut pairs = status.pairs.iter().filter(|pair| is_this(pair));
+    pairs.any(|pair| pair.directions.iter().all(|traffic| traffic.bytes > 0))
 }
 
-/// Why connections stayed on TCP, for whoever reads the failure.
-pub fn why() -> String {
-    match status() {
-        Some(status) => format!("{:?}; {:?}", status.on_tcp, status.pairs),
-        None => "the broker does not answer".into(),
-    }
-}
+type NameOf = fn(BorrowedFd<'_>) -> rustix::io::Result<rustix::net::SocketAddrAny>;
 
-/// The socket's own address, without closing what is not this function's.
-fn local_address(fd: c_int) -> Option<SocketAddr> {
+/// As the broker writes it: a mapped address is the one that it maps.
+fn address(fd: c_int, name_of: NameOf) -> SocketAddr {
     // SAFETY: borrowed for one call; the case keeps it open.
-    let borrowed = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
-    let address: SocketAddr = rustix::net::getsockname(borrowed).ok()?.try_into().ok()?;
-    Some(SocketAddr::new(address.ip().to_canonical(), address.port()))
+    let name = name_of(unsafe { BorrowedFd::borrow_raw(fd) }).unwrap();
+    let address = SocketAddr::try_from(name).unwrap();
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+/// What the broker says, for whoever reads the failure.
+pub fn why() -> String {
+    let status = status();
+    format!("pairs {:?}, on TCP {:?}, members {:?}", status.pairs, status.on_tcp, status.members)
 }
