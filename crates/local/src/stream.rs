@@ -178,8 +178,11 @@ fn gather<S: Store + Copy>(
             skip = if peek { begin } else { skip };
             let count = take(reading, queued, to, skip, peek);
             skip += count;
-            if count == queued && !peek && reading.sleepers() == 0 {
-                let _ = take_spent_bells(end, reading, tcp);
+            if count == queued
+                && !peek
+                && let Err(error) = drop_bells(end, tcp, reading)
+            {
+                return (skip - begin, Err(error));
             }
             if skip == room || !reading.is_on_tcp() {
                 return (skip - begin, Ok(()));
@@ -260,24 +263,21 @@ fn beyond<S: Store + Copy>(
     }
 }
 
-/// The ring is empty, and nobody sleeps: a doorbell has nothing to say any more. It is taken at once, for
-/// a socket that is closed over unread bytes is reset. False when TCP had an error instead.
-fn take_spent_bells<S: Store>(
+/// The ring is empty: a doorbell has nothing to say any more. It is taken at once, for a socket that
+/// is closed over unread bytes is reset.
+fn drop_bells<S: Store>(
     end: &End<'_, S>,
-    reading: &mut Reading<'_, S>,
     tcp: &impl Tcp,
-) -> bool {
+    reading: &mut Reading<'_, S>,
+) -> Result<(), Errno> {
     let due = reading.bells_due();
-    if due == 0 {
-        return true;
+    if due > 0
+        && !has_come(reading)?
+        && let Err(error) = reading.take_bells(|| tcp.discard(due))
+    {
+        keep(end, error);
     }
-    match reading.take_bells(|| tcp.discard(due)) {
-        Ok(_) | Err(Errno::AGAIN) => true,
-        Err(error) => {
-            keep(end, error);
-            false
-        }
-    }
+    Ok(())
 }
 
 /// Whether something has come into the ring; and from now on a doorbell is rung for it, if
@@ -468,9 +468,14 @@ fn ready<S: Store + Copy>(
         return Ok(Some(Ready::Ring));
     }
     // Fewer bytes than are waited for here may be what somebody else is rung for.
-    let is_free = due > 0 && (reading.sleepers() <= 1 || !is_in_ring(reading)?);
-    if is_free && !take_spent_bells(end, reading, tcp) {
-        return Ok(Some(Ready::Tcp));
+    if due > 0 && (reading.sleepers() <= 1 || !is_in_ring(reading)?) {
+        match reading.take_bells(|| tcp.discard(due)) {
+            Ok(_) | Err(Errno::AGAIN) => {}
+            Err(error) => {
+                keep(end, error);
+                return Ok(Some(Ready::Tcp));
+            }
+        }
     }
     Ok(None)
 }
