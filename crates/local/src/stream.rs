@@ -21,6 +21,11 @@ pub trait Tcp {
     fn probe(&self) -> Result<usize, Errno>;
     /// As [`Tcp::probe`], and waits as recv(2) on this socket waits.
     fn sleep(&self) -> Result<usize, Errno>;
+    /// As [`Tcp::sleep`] of a call that has something already: a signal ends it, whatever its handler
+    /// says of restarting (SA_RESTART).
+    fn sleep_for_more(&self) -> Result<usize, Errno> {
+        self.sleep()
+    }
     /// Whether the peer's FIN or a reset has come, whatever is to be read before it (POLLRDHUP);
     /// without waiting.
     fn is_over(&self) -> bool;
@@ -349,12 +354,18 @@ fn spin<S: Store>(end: &End<'_, S>, tcp: &impl Tcp, limit_ns: u64) -> bool {
 }
 
 /// Sleeps in the kernel, and learns from how long that took.
-fn sleep<S: Store>(end: &End<'_, S>, tcp: &impl Tcp, limit_ns: u64) -> Result<usize, Errno> {
+fn sleep<S: Store>(
+    end: &End<'_, S>,
+    tcp: &impl Tcp,
+    done: usize,
+    limit_ns: u64,
+) -> Result<usize, Errno> {
+    let sleep = || if done > 0 { tcp.sleep_for_more() } else { tcp.sleep() };
     if limit_ns == 0 {
-        return tcp.sleep();
+        return sleep();
     }
     let begun = tcp.now_ns();
-    let slept = tcp.sleep();
+    let slept = sleep();
     end.own.reading.patience.waited(tcp.now_ns().saturating_sub(begun), limit_ns);
     slept
 }
@@ -407,7 +418,7 @@ pub fn recv<S: Store + Copy>(
         if prepare(end, tcp, threads, enough - done)? {
             continue;
         }
-        let result = sleep(end, tcp, how.spin_ns);
+        let result = sleep(end, tcp, done, how.spin_ns);
         drop(asleep);
         match result {
             Ok(_) => {}

@@ -91,6 +91,21 @@ fn nap() {
     unsafe { enter!(SYS_nanosleep, &raw const time, 0) };
 }
 
+/// A descriptor is about to be written to in a way that nobody sees.
+pub fn written_unseen(fd: c_int) {
+    if !super::is_on() {
+        return;
+    }
+    let Some(found) = connections::of(fd) else { return };
+    match found.used() {
+        Some(used) => {
+            let socket = Socket { fd, flags: libc::MSG_NOSIGNAL };
+            let _ = stream::pin(&used.end, &socket, &Family);
+        }
+        None => leave(found, fd),
+    }
+}
+
 /// A descriptor is about to be used in a way that nobody sees.
 pub fn unseen(fd: c_int) {
     if super::is_on()

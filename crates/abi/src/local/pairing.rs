@@ -309,6 +309,10 @@ fn finish(end: &End<'static, Ring>, fd: c_int) {
 
 /// The process ends by itself: what only it has is finished as if it were closed.
 pub fn exiting() {
+    // A child of vfork ends alone.
+    if !connections::is_owner() {
+        return;
+    }
     for (fd, found) in connections::all() {
         if found.is_ours_alone()
             && let Some(used) = found.used()
