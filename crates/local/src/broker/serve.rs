@@ -13,13 +13,13 @@ use super::{Error, Options, Scope};
 use crate::layout::pair_bytes;
 use crate::packet;
 use crate::settings::ring_bytes_are_sound;
-use crate::wire::{Announcement, CONTROL, Reason, Reply, Request};
+use crate::wire::{Announcement, CONTROL, REQUEST_BYTES, Reason, Reply, Request};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, SocketFlags};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -49,6 +49,8 @@ pub struct Broker {
     table: Table,
     pairs: Pairs,
     last_id: u64,
+    /// Packets that were read ahead of their turn, in order.
+    ahead: VecDeque<(Id, Vec<u8>)>,
     /// Since when there was no reason to be there.
     idle_since: Option<Instant>,
     /// Until when nobody is accepted.
@@ -95,6 +97,7 @@ impl Broker {
             table: Table::new(options.scope, room),
             pairs: Pairs::default(),
             last_id: LISTENER.0,
+            ahead: VecDeque::new(),
             idle_since: None,
             rests_until: None,
         };
@@ -203,10 +206,49 @@ impl Broker {
                 Err(_) => Manners::Bad,
                 Ok((_, 0)) => Manners::Bad,
                 Ok((_, len)) if len > packet.len() => Manners::Bad,
-                Ok((_, len)) => self.take(id, &packet[..len]),
+                Ok((_, len)) => {
+                    let manners = self.take(id, &packet[..len]);
+                    self.take_what_was_read_ahead();
+                    manners
+                }
             };
             if manners == Manners::Bad {
                 return self.let_go(id);
+            }
+        }
+    }
+
+    /// Before a claim is matched with another's: hears what that one has said since. Its connection may
+    /// have ended, and its addresses be another's by now; that was said before this claim, but by
+    /// somebody whose turn has not come.
+    fn hear_withdrawals(&mut self, id: Id) {
+        let mut packet = [0; REQUEST_BYTES];
+        for _ in 0..PACKETS_A_TURN {
+            let Some(connection) = self.connections.get(&id) else { return };
+            if connection.mail.is_none() {
+                return;
+            }
+            let flags = RecvFlags::DONTWAIT | RecvFlags::TRUNC;
+            match rustix::net::recv(&connection.socket, &mut packet, flags) {
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return,
+                Ok((_, len @ 1..)) if len <= packet.len() => {
+                    if let Some(Request::Withdraw { token }) = Request::decode(&packet[..len]) {
+                        let change = self.table.withdraw(id, token);
+                        self.settle(change);
+                    } else {
+                        self.ahead.push_back((id, packet[..len].to_vec()));
+                    }
+                }
+                _ => return self.let_go(id),
+            }
+        }
+    }
+
+    fn take_what_was_read_ahead(&mut self) {
+        while let Some((id, packet)) = self.ahead.pop_front() {
+            if self.connections.contains_key(&id) && self.take(id, &packet) == Manners::Bad {
+                self.let_go(id);
             }
         }
     }
@@ -278,6 +320,9 @@ impl Broker {
                     change
                 }
                 None => {
+                    for other in self.table.matching(&claim) {
+                        self.hear_withdrawals(other);
+                    }
                     let diag = &self.diag;
                     let owner = |claim: &Claim| {
                         diag.as_ref().map_or(Owner::Unknown, |diag| diag.owner(claim))

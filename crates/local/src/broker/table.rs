@@ -108,6 +108,13 @@ impl Table {
         change
     }
 
+    /// Other members whose claims would be this one's other end.
+    pub fn matching(&self, claim: &Claim) -> Vec<Id> {
+        let ends = self.waiting.get(&claim.key(self.scope).mirrored());
+        let members = ends.into_iter().flatten().map(|other| other.member);
+        members.filter(|member| *member != claim.member).collect()
+    }
+
     /// The token is nobody's any more.
     pub fn withdraw(&mut self, member: Id, token: u64) -> Change {
         let mut change = Change::default();

@@ -168,3 +168,28 @@ fn what_is_no_connection_of_two_is_refused() {
     member.announce(2, at("0.0.0.0:80"), at(A), 7, RING).unwrap();
     assert_eq!(refusal(&member), (2, Reason::Unusable));
 }
+
+/// Each end has withdrawn its old connection before the new one is announced, but to a broker that
+/// may hear the new one first.
+#[test]
+fn the_same_addresses_again_do_not_meet_their_predecessors() {
+    let place = Place::new();
+    let (server, client) = (place.join(), place.join());
+    for round in 0..400 {
+        let (old, new) = (2 * round, 2 * round + 1);
+        server.announce(old, at(A), at(B), 7, RING).unwrap();
+        settle(&server);
+        client.withdraw(old);
+        server.withdraw(old);
+        client.announce(new, at(B), at(A), 7, RING).unwrap();
+        server.announce(new, at(A), at(B), 7, RING).unwrap();
+        for member in [&server, &client] {
+            let offer = offer(member);
+            assert_eq!(offer.token, new, "round {round}");
+        }
+        for member in [&server, &client] {
+            member.withdraw(new);
+        }
+        settle(&client);
+    }
+}
