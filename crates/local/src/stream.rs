@@ -222,7 +222,7 @@ fn gather<S: Store + Copy>(
             }
             // The ring had its last bytes before the stream went on over TCP.
             if peek && reading.peek() == Ok(found) {
-                return (skip - begin + peek_behind(reading, tcp, to, skip), Ok(()));
+                return (skip - begin + peek_behind(end, reading, tcp, to, skip), Ok(()));
             }
             continue;
         }
@@ -321,6 +321,7 @@ fn is_in_ring<S: Store>(reading: &Reading<'_, S>) -> Result<bool, Broken> {
 
 /// Peeks at what TCP has behind the ring's bytes and the doorbells, which all stay.
 fn peek_behind<S: Store>(
+    end: &End<'_, S>,
     reading: &Reading<'_, S>,
     tcp: &impl Tcp,
     to: &mut [IoSliceMut<'_>],
@@ -328,8 +329,12 @@ fn peek_behind<S: Store>(
 ) -> usize {
     let due = reading.bells_due();
     let mut bytes = vec![0; due + room(to) - skip];
-    let Ok(count) = tcp.recv(&mut [IoSliceMut::new(&mut bytes)], true) else {
-        return 0;
+    let count = match tcp.recv(&mut [IoSliceMut::new(&mut bytes)], true) {
+        Ok(count) => count,
+        Err(error) => {
+            keep(end, error);
+            0
+        }
     };
     let mut data = &bytes[due.min(count)..count];
     let found = data.len();
