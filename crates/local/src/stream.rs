@@ -98,9 +98,10 @@ impl Patience {
         self.0.store(0, Ordering::Relaxed);
     }
 }
-/// How long a doorbell may take, in nanoseconds. An acknowledgement that was lost on the way between two
-/// network namespaces is repeated within this.
-const RING_NS_MAX: u64 = 10_000_000_000;
+/// How long a call waits for the socket to have room, for a doorbell or for what must be there before a FIN, in
+/// nanoseconds. An acknowledgement that was lost on the way between two network namespaces is
+/// repeated within this; a peer that breaks the rules costs a call no more.
+const ROOM_NS_MAX: u64 = 2_000_000_000;
 /// Looks of one read, most of them at doorbells.
 const ROUNDS_MAX: u32 = 1000;
 
@@ -674,7 +675,7 @@ fn ring(tcp: &impl Tcp, threads: &impl Threads) -> Result<(), Errno> {
             Ok(()) | Err(_) => return Ok(()),
         }
         let now = tcp.now_ns();
-        if now >= *until.get_or_insert(now + RING_NS_MAX) {
+        if now >= *until.get_or_insert(now + ROOM_NS_MAX) {
             return Err(Errno::CONNRESET);
         }
         threads.yield_now();
@@ -745,7 +746,7 @@ pub fn pin<S: Store + Copy>(
         }
         drop(writing);
         let now = tcp.now_ns();
-        if now >= *until.get_or_insert(now + RING_NS_MAX) {
+        if now >= *until.get_or_insert(now + ROOM_NS_MAX) {
             return Err(Errno::AGAIN);
         }
         threads.yield_now();

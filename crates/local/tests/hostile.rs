@@ -19,8 +19,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 const RING_BYTES: usize = 4096;
 const GUARD_BYTES: usize = 64;
 const GUARD: u8 = 0xa5;
-/// Calls of the kernel's in one call of the program's, at most. The longest wait for room for a
-/// doorbell is ten thousand of them here.
+/// Calls of the kernel's in one call of the program's, at most. The longest wait for room is some
+/// thousand of them here.
 const CALLS_MAX: u32 = 30_000;
 
 /// Where the peer writes what.
