@@ -246,7 +246,7 @@ fn guarded(memory: &mut [u8]) -> Ring {
     unsafe { Ring::new(base, RING_BYTES) }
 }
 
-fn play(role: usize, script: Vec<Scribble>, steps: Vec<Step>) {
+fn play(role: usize, room: usize, script: Vec<Scribble>, steps: Vec<Step>) {
     let header = Header::new(RING_BYTES as u64);
     let own = Own::default();
     let peer = Peer { header: &header, script: RefCell::new(script.into()), calls: Cell::new(0) };
@@ -258,7 +258,7 @@ fn play(role: usize, script: Vec<Scribble>, steps: Vec<Step>) {
         peer: &peer,
         incoming: Cell::new(0),
         is_over: Cell::new(false),
-        room: Cell::new(500),
+        room: Cell::new(room),
         clock: Cell::new(0),
     };
     let threads = Alone(Cell::new(0));
@@ -335,9 +335,10 @@ proptest! {
     #[test]
     fn a_peer_that_scribbles_breaks_only_its_own_connection(
         role in 0..2usize,
+        room in prop_oneof![0..3usize, 0..500usize],
         script in proptest::collection::vec(scribbles(), 0..60),
         steps in proptest::collection::vec(steps(), 1..50),
     ) {
-        play(role, script, steps);
+        play(role, room, script, steps);
     }
 }
