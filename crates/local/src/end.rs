@@ -54,6 +54,7 @@ use crate::layout::{
     Taken, Written,
 };
 use crate::lock::{Held, Lock, Reentered, Threads};
+use crate::patience::Patience;
 use crate::ring::Store;
 use crate::sync::{AtomicU32, AtomicU64, Ordering, fence};
 
@@ -77,10 +78,9 @@ pub struct OwnReading {
     /// An error that was met while the ring still held bytes; zero for none.
     pub error: AtomicU32,
     /// Whether its waits spin.
-    pub patience: crate::stream::Patience,
-    /// Who may be asleep in the kernel for this end: see [`Asleep`]. A sleeper that cannot have one counts
-    /// itself here.
-    pub sleepers: AtomicU32,
+    pub patience: Patience,
+    /// Who may be asleep in the kernel for this end: see [`Asleep`].
+    sleepers: AtomicU32,
     /// As [`OwnWriting::in_doubt`].
     in_doubt: AtomicU32,
     /// Everything comes over TCP, or will.
@@ -109,6 +109,16 @@ pub struct OwnWriting {
     is_recalling: AtomicU32,
     /// Bytes of data sent over TCP since the connection was made.
     pub tcp_data: AtomicU64,
+}
+
+/// An end's own state, out of its peer's reach, shared with forked relatives.
+#[derive(Debug, Default)]
+#[repr(C)]
+pub struct Own {
+    /// What concerns the incoming direction.
+    pub reading: OwnReading,
+    /// What concerns the outgoing direction.
+    pub writing: OwnWriting,
 }
 
 impl Own {
@@ -155,16 +165,6 @@ impl Own {
             word.store(0, Ordering::Relaxed);
         }
     }
-}
-
-/// An end's own state, out of its peer's reach, shared with forked relatives.
-#[derive(Debug, Default)]
-#[repr(C)]
-pub struct Own {
-    /// What concerns the incoming direction.
-    pub reading: OwnReading,
-    /// What concerns the outgoing direction.
-    pub writing: OwnWriting,
 }
 
 /// One end of a pair.
@@ -338,11 +338,9 @@ impl<'a, S: Store> End<'a, S> {
         self.header.closed[self.role].store(1, Ordering::Release);
     }
 
-    /// Bytes that the peer has not taken from the ring.
-    pub fn unread_by_peer(&self) -> usize {
-        let head = self.own.writing.head.load(Ordering::Relaxed);
-        let tail = self.lane_out().taken.tail.load(Ordering::Acquire);
-        head.wrapping_sub(tail).min(self.outgoing.size() as u64) as usize
+    /// The peer goes on writing, into the ring, as far as it says.
+    pub fn is_going_on(&self) -> bool {
+        !self.is_tcp() && !self.is_peer_closed()
     }
 }
 
@@ -508,11 +506,6 @@ impl<S: Store> Reading<'_, S> {
         // More than one at a time is rare; what a peer claims beyond is its own loss.
         (rung.wrapping_sub(self.own.bells.load(Ordering::Relaxed)) as u32 as i32).clamp(0, 64)
             as usize
-    }
-
-    /// So many doorbells were taken from TCP.
-    pub fn took_bells(&mut self, count: usize) {
-        bump(&self.own.bells, count as u64);
     }
 
     /// Takes doorbells from TCP: `discard` does, and tells how many.
@@ -699,9 +692,7 @@ impl<'a, S: Store> Writing<'a, S> {
             self.own.in_doubt.store(1, Ordering::Relaxed);
             match bell_at.compare_exchange(wish, NEVER, Ordering::AcqRel, Ordering::Relaxed) {
                 Ok(_) => {
-                    let bells = self.own.bells.load(Ordering::Relaxed).wrapping_add(1);
-                    self.own.bells.store(bells, Ordering::Relaxed);
-                    self.written.bells.store(bells, Ordering::Release);
+                    self.count_bell();
                     return true;
                 }
                 Err(other) => {
@@ -718,18 +709,22 @@ impl<'a, S: Store> Writing<'a, S> {
         self.own.in_doubt.store(0, Ordering::Relaxed);
     }
 
-    /// Wakes the peer, which has something to be told. False where a byte on TCP would be data; if
-    /// true, a doorbell was counted, as by [`Writing::publish`].
+    /// Wakes the peer, which has something to be told: as after [`Writing::publish`]. False where a byte on
+    /// TCP would be data.
     #[must_use]
     pub fn call(&mut self) -> bool {
         if self.kind() != ROUTE_RING {
             return false;
         }
         self.own.in_doubt.store(1, Ordering::Relaxed);
+        self.count_bell();
+        true
+    }
+
+    fn count_bell(&self) {
         let bells = self.own.bells.load(Ordering::Relaxed).wrapping_add(1);
         self.own.bells.store(bells, Ordering::Relaxed);
         self.written.bells.store(bells, Ordering::Release);
-        true
     }
 
     /// The ring is full: the stream goes on over TCP. False if the reader leaves: see [`Writing::recall`].

@@ -15,6 +15,7 @@ pub mod layout;
 pub mod lock;
 pub mod member;
 mod packet;
+pub mod patience;
 pub mod ring;
 pub mod settings;
 #[cfg(all(test, not(loom)))]

@@ -7,7 +7,7 @@
 use crate::end::{Arm, Broken, End, Found, Reading, Way, Writing};
 use crate::lock::{Reentered, Threads};
 use crate::ring::Store;
-use crate::sync::{AtomicU32, Ordering};
+use crate::sync::Ordering;
 use rustix::io::Errno;
 use std::io::{IoSlice, IoSliceMut};
 
@@ -21,9 +21,18 @@ pub trait Tcp {
     fn probe(&self) -> Result<usize, Errno>;
     /// As [`Tcp::probe`], and waits as recv(2) on this socket waits.
     fn sleep(&self) -> Result<usize, Errno>;
+    /// As [`Tcp::sleep`] of a call that has something already: a signal ends it, whatever its handler
+    /// says of restarting (SA_RESTART).
+    fn sleep_for_more(&self) -> Result<usize, Errno> {
+        self.sleep()
+    }
     /// Whether the peer's FIN or a reset has come, whatever is to be read before it (POLLRDHUP);
     /// without waiting.
     fn is_over(&self) -> bool;
+    /// Whether the next byte is the urgent one, at which a read stops (SIOCATMARK).
+    fn is_at_mark(&self) -> bool {
+        false
+    }
     /// Sends one doorbell, without waiting. EAGAIN is tried again.
     fn ring(&self) -> Result<(), Errno>;
     /// send(2), as the program wants it: it waits if the program's call does.
@@ -61,43 +70,6 @@ impl From<Reentered> for Errno {
     }
 }
 
-/// Whether spinning has been of use lately. A wait that was over soon, awake or asleep, says that it
-/// is; long ones, that it is not. Zero is the beginning.
-#[derive(Debug, Default)]
-#[repr(transparent)]
-pub struct Patience(AtomicU32);
-
-/// Long waits in a row after which an end does not spin.
-const LONG_WAITS: u32 = 4;
-/// A wait of so many times the limit was soon over.
-const SOON: u64 = 4;
-
-impl Patience {
-    /// The beginning.
-    #[cfg(not(loom))]
-    pub const fn new() -> Self {
-        Self(AtomicU32::new(0))
-    }
-
-    /// Whether to spin.
-    pub fn is_there(&self) -> bool {
-        self.0.load(Ordering::Relaxed) < LONG_WAITS
-    }
-
-    /// A wait has ended that took so long, of which it may spin `limit_ns`.
-    pub fn waited(&self, ns: u64, limit_ns: u64) {
-        let long = self.0.load(Ordering::Relaxed);
-        let now = if ns < limit_ns.saturating_mul(SOON) { 0 } else { (long + 1).min(LONG_WAITS) };
-        if now != long {
-            self.0.store(now, Ordering::Relaxed);
-        }
-    }
-
-    /// The beginning again.
-    pub fn reset(&self) {
-        self.0.store(0, Ordering::Relaxed);
-    }
-}
 /// How long a call waits for the socket to have room, for a doorbell or for what must be there before a FIN, in
 /// nanoseconds. An acknowledgement that was lost on the way between two network namespaces is
 /// repeated within this; a peer that breaks the rules costs a call no more.
@@ -228,6 +200,10 @@ fn gather<S: Store + Copy>(
             continue;
         }
         if skip > begin && found == Found::Empty {
+            return (skip - begin, Ok(()));
+        }
+        // A read does not go over the mark.
+        if skip > begin && reading.bells_due() == 0 && tcp.is_at_mark() {
             return (skip - begin, Ok(()));
         }
         match beyond(end, tcp, reading, found, to, skip, peek) {
@@ -384,12 +360,18 @@ fn spin<S: Store>(end: &End<'_, S>, tcp: &impl Tcp, limit_ns: u64) -> bool {
 }
 
 /// Sleeps in the kernel, and learns from how long that took.
-fn sleep<S: Store>(end: &End<'_, S>, tcp: &impl Tcp, limit_ns: u64) -> Result<usize, Errno> {
+fn sleep<S: Store>(
+    end: &End<'_, S>,
+    tcp: &impl Tcp,
+    done: usize,
+    limit_ns: u64,
+) -> Result<usize, Errno> {
+    let sleep = || if done > 0 { tcp.sleep_for_more() } else { tcp.sleep() };
     if limit_ns == 0 {
-        return tcp.sleep();
+        return sleep();
     }
     let begun = tcp.now_ns();
-    let slept = tcp.sleep();
+    let slept = sleep();
     end.own.reading.patience.waited(tcp.now_ns().saturating_sub(begun), limit_ns);
     slept
 }
@@ -442,7 +424,7 @@ pub fn recv<S: Store + Copy>(
         if prepare(end, tcp, threads, enough - done)? {
             continue;
         }
-        let result = sleep(end, tcp, how.spin_ns);
+        let result = sleep(end, tcp, done, how.spin_ns);
         drop(asleep);
         match result {
             Ok(_) => {}

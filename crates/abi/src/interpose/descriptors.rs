@@ -26,8 +26,8 @@ fn leave(fd: c_int) -> bool {
         if descriptors::is_hidden(fd) {
             return false;
         }
-        local::pairing::closing(fd);
-        local::sets::closed(fd);
+        let twin = local::pairing::closing(fd);
+        local::sets::closed(fd, twin);
         return true;
     }
     if !keeps_tables() {
@@ -261,8 +261,8 @@ unsafe fn fclose_call(file: *mut libc::FILE) -> c_int {
     type Function = unsafe extern "C" fn(*mut libc::FILE) -> c_int;
     // SAFETY: the stream is the program's; dlsym gave the function for this name.
     unsafe {
-        if (keeps_tables() || local::is_on()) && !file.is_null() {
-            leave(libc::fileno(file));
+        if (keeps_tables() || local::is_on()) && !file.is_null() && !super::stdio::is_ours(file) {
+            leave(super::stdio::descriptor_of(file));
         }
         let fclose = libcs(&FCLOSE, "fclose\0");
         std::mem::transmute::<*mut c_void, Function>(fclose)(file)

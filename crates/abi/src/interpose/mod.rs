@@ -17,6 +17,7 @@ pub mod option;
 pub mod poll;
 pub mod read;
 pub mod select;
+pub mod stdio;
 pub mod ways;
 pub mod write;
 

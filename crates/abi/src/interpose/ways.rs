@@ -68,6 +68,32 @@ interposed! {
     }
 }
 
+/// The process ends without libc's farewell.
+fn leave_quickly(status: c_int) -> ! {
+    if local::is_on() {
+        local::pairing::exiting();
+    }
+    loop {
+        // SAFETY: does not return.
+        unsafe { enter!(SYS_exit_group, status) };
+    }
+}
+
+/// # Safety
+/// As libc's function of this name.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn _exit(status: c_int) -> ! {
+    leave_quickly(status)
+}
+
+/// # Safety
+/// As libc's function of this name.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+#[allow(non_snake_case, reason = "libc's name")]
+pub unsafe extern "C" fn _Exit(status: c_int) -> ! {
+    leave_quickly(status)
+}
+
 /// A system call that the program makes by its number, where it has a name that is ours.
 unsafe fn by_number(number: c_long, args: [usize; 6]) -> c_long {
     let [a, b, c, d, e, f] = args;
@@ -129,6 +155,22 @@ unsafe fn by_number(number: c_long, args: [usize; 6]) -> c_long {
             libc::SYS_epoll_pwait => {
                 let (count, timeout) = (c as c_int, d as c_int);
                 epoll::epoll_pwait(fd, b as *mut _, count, timeout, e as *const _) as isize
+            }
+            libc::SYS_epoll_pwait2 => {
+                let (count, timeout) = (c as c_int, d as *const libc::timespec);
+                epoll::epoll_pwait2(fd, b as *mut _, count, timeout, e as *const _) as isize
+            }
+            libc::SYS_pselect6 => {
+                // The last argument is of a mask and its size.
+                let mask = if f == 0 { std::ptr::null() } else { *(f as *const *const _) };
+                let timeout = e as *const libc::timespec;
+                super::select::pselect(fd, b as *mut _, c as *mut _, d as *mut _, timeout, mask)
+                    as isize
+            }
+            #[cfg(target_arch = "x86_64")]
+            libc::SYS_select => {
+                let timeout = e as *mut libc::timeval;
+                super::select::select(fd, b as *mut _, c as *mut _, d as *mut _, timeout) as isize
             }
             libc::SYS_ppoll => {
                 let (count, timeout) = (b as libc::nfds_t, c as *const libc::timespec);
@@ -211,7 +253,6 @@ around! {
     vdprintf: stdio;
     __dprintf_chk: stdio;
     __vdprintf_chk: stdio;
-    fdopen: stdio;
     execl: program;
     execle: program;
     execlp: program;
@@ -227,16 +268,17 @@ around! {
     popen: program;
 }
 
-/// libc's own calls on the descriptor are not ours to see.
+/// libc's own write to the descriptor is not ours to see.
 fn stdio(fd: usize) {
-    doors::unseen(fd as c_int);
+    doors::written_unseen(fd as c_int);
 }
 
 fn program(_: usize) {
     doors::before_exec();
 }
 
-fn following(next: &AtomicPtr<c_void>, name: &str) -> *mut c_void {
+/// libc's function behind ours, looked up once.
+pub fn following(next: &AtomicPtr<c_void>, name: &str) -> *mut c_void {
     let mut found = next.load(Ordering::Relaxed);
     if found.is_null() {
         found = next::find(name);

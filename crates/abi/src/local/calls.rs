@@ -83,8 +83,6 @@ pub unsafe fn read(fd: c_int, iov: *mut iovec, count: usize, flags: c_int) -> Op
             if flags & (libc::MSG_OOB | libc::MSG_ERRQUEUE) != 0 || count > PIECES_MAX {
                 return None;
             }
-            // SAFETY: the caller's.
-            let to = unsafe { buffers_mut(iov, count) };
             let how = ReadHow {
                 peek: flags & libc::MSG_PEEK != 0,
                 all: flags & libc::MSG_WAITALL != 0,
@@ -94,24 +92,27 @@ pub unsafe fn read(fd: c_int, iov: *mut iovec, count: usize, flags: c_int) -> Op
             };
             let socket = Socket { fd, flags: libc::MSG_NOSIGNAL };
             let result = if flags & libc::MSG_TRUNC != 0 {
-                discard(end, &socket, to, how)
+                // SAFETY: the caller's; where the pieces are is not looked at.
+                let pieces = unsafe { std::slice::from_raw_parts(iov, count) };
+                discard(end, &socket, pieces.iter().map(|piece| piece.iov_len).sum(), how)
             } else {
+                // SAFETY: the caller's.
+                let to = unsafe { buffers_mut(iov, count) };
                 stream::recv(end, &socket, &Family, to, how)
             };
-            has_read(&used, &socket);
+            has_read(&used);
             Some(raw(result))
         }
     }
 }
 
-/// MSG_TRUNC: the bytes go nowhere (tcp(7)); the buffers are not written.
+/// MSG_TRUNC: `left` bytes go nowhere (tcp(7)); the buffers are not written, and may be none.
 fn discard(
     end: &End<'static, Ring>,
     socket: &Socket,
-    to: &[IoSliceMut<'_>],
+    mut left: usize,
     how: ReadHow,
 ) -> Result<usize, Errno> {
-    let mut left = to.iter().map(|buffer| buffer.len()).sum::<usize>();
     let mut scratch = [0u8; 4096];
     let mut done = 0;
     let mut how = how;
@@ -131,17 +132,10 @@ fn discard(
     Ok(done)
 }
 
-/// Behind a read: the sets that have the connection look at it again, and who sleeps for it is
-/// told of what comes next.
+/// Behind a read: the sets that have the connection look at it again.
 #[inline]
-fn has_read(used: &Used, socket: &Socket) {
-    let (found, end) = (&**used, &used.end);
-    if end.is_armed() {
-        return;
-    }
-    if found.record.own.reading.sleepers.load(Ordering::SeqCst) > 0 {
-        let _ = stream::prepare(end, socket, &Family, found.low_water());
-    } else if found.here.is_live.load(Ordering::Relaxed) == 0 {
+fn has_read(used: &Used) {
+    if used.here.is_live.load(Ordering::Relaxed) == 0 && !used.end.is_armed() {
         sets::enliven(used);
     }
 }
@@ -330,8 +324,10 @@ pub unsafe fn send_file(fd: c_int, from: c_int, offset: *mut off_t, count: usize
                         }
                         done += got as usize;
                         let socket = Socket { fd, flags: 0 };
-                        if stream::publish(&mut writing, &socket, &Family, got as usize).is_err() {
-                            return Some(-(libc::ECONNRESET as Raw));
+                        let published =
+                            stream::publish(&mut writing, &socket, &Family, got as usize);
+                        if let Err(errno) = published {
+                            return Some(-(errno.raw_os_error() as Raw));
                         }
                         if done == count {
                             return Some(done as Raw);
@@ -419,7 +415,7 @@ pub fn splice_from(fd: c_int, pipe: c_int, len: usize, call: impl Fn() -> Raw) -
                     break Err(error);
                 }
             };
-            has_read(&used, &socket);
+            has_read(&used);
             Some(raw(result))
         }
     }
@@ -447,8 +443,7 @@ fn splice_once(
         found => {
             let due = reading.bells_due();
             if due > 0 {
-                let count = socket.discard(due)?;
-                reading.took_bells(count);
+                reading.take_bells(|| socket.discard(due))?;
             }
             if found == Found::Empty {
                 return match socket.probe()? {

@@ -57,6 +57,8 @@ fn leave_ring(end: &End<'static, Ring>, fd: c_int) {
             // Another thread may read meanwhile.
             Ok(Leave::Asked | Leave::Beyond) => drop(reading),
         }
+        // It may be leaving as well, and wait for the same.
+        let _ = stream::oblige(end, &socket, &Family);
         if now_ns() > until || end.is_peer_closed() || socket.probe() == Ok(0) {
             break;
         }
@@ -75,8 +77,8 @@ fn take_bells(
         if due == 0 {
             return;
         }
-        match socket.discard(due) {
-            Ok(count @ 1..) => reading.took_bells(count),
+        match reading.take_bells(|| socket.discard(due)) {
+            Ok(1..) => {}
             Err(rustix::io::Errno::AGAIN) if now_ns() < until => nap(),
             _ => return,
         }
@@ -87,6 +89,21 @@ fn nap() {
     let time = libc::timespec { tv_sec: 0, tv_nsec: 200_000 };
     // SAFETY: the time lives through the call.
     unsafe { enter!(SYS_nanosleep, &raw const time, 0) };
+}
+
+/// A descriptor is about to be written to in a way that nobody sees.
+pub fn written_unseen(fd: c_int) {
+    if !super::is_on() {
+        return;
+    }
+    let Some(found) = connections::of(fd) else { return };
+    match found.used() {
+        Some(used) => {
+            let socket = Socket { fd, flags: libc::MSG_NOSIGNAL };
+            let _ = stream::pin(&used.end, &socket, &Family);
+        }
+        None => leave(found, fd),
+    }
 }
 
 /// A descriptor is about to be used in a way that nobody sees.

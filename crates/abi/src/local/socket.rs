@@ -1,7 +1,7 @@
 //! The TCP socket of a pair, and this process's threads, for the stream code.
 
 use crate::sys::{Raw, enter};
-use libc::{c_int, c_short, msghdr};
+use libc::{c_int, msghdr};
 use rustix::io::Errno;
 use sosplice_local::lock::Threads;
 use sosplice_local::stream::Tcp;
@@ -61,13 +61,35 @@ impl Tcp for Socket {
         self.look(0)
     }
 
+    fn sleep_for_more(&self) -> Result<usize, Errno> {
+        // poll(2) is never restarted; the time limit is the socket's.
+        let mut limit = libc::timeval { tv_sec: 0, tv_usec: 0 };
+        let mut len = size_of::<libc::timeval>();
+        let (level, name) = (libc::SOL_SOCKET, libc::SO_RCVTIMEO);
+        let mut fd = libc::pollfd { fd: self.fd, events: libc::POLLIN, revents: 0 };
+        // SAFETY: all records live through the calls.
+        let found = unsafe {
+            enter!(SYS_getsockopt, self.fd, level, name, &raw mut limit, &raw mut len);
+            let time = libc::timespec { tv_sec: limit.tv_sec, tv_nsec: limit.tv_usec * 1000 };
+            let is_limited = limit.tv_sec != 0 || limit.tv_usec != 0;
+            let at = if is_limited { &raw const time } else { std::ptr::null() };
+            enter!(SYS_ppoll, &raw mut fd, 1, at, 0, 8)
+        };
+        match result(found)? {
+            0 => Err(Errno::AGAIN),
+            _ => Ok(1),
+        }
+    }
+
     fn is_over(&self) -> bool {
-        const OVER: c_short = libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR;
-        let mut state = libc::pollfd { fd: self.fd, events: libc::POLLRDHUP, revents: 0 };
+        let mut fd = libc::pollfd { fd: self.fd, events: libc::POLLRDHUP, revents: 0 };
         let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: the record and the time live through the call.
-        unsafe { enter!(SYS_ppoll, &raw mut state, 1, &raw const now, 0, 8) };
-        state.revents & OVER != 0
+        // SAFETY: both records live through the call.
+        unsafe { enter!(SYS_ppoll, &raw mut fd, 1, &raw const now, 0, 8) > 0 }
+    }
+
+    fn is_at_mark(&self) -> bool {
+        crate::sys::at_mark(self.fd)
     }
 
     fn ring(&self) -> Result<(), Errno> {

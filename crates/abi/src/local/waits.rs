@@ -9,7 +9,8 @@ use super::{sets, spin_ns};
 use crate::interpose::poll::timespec_of;
 use crate::sys::{Raw, enter};
 use libc::{c_short, pollfd, sigset_t};
-use sosplice_local::stream::{self, Patience};
+use sosplice_local::patience::Patience;
+use sosplice_local::stream;
 use std::sync::atomic::Ordering;
 
 const DATA: c_short = libc::POLLIN | libc::POLLRDNORM;
@@ -94,11 +95,14 @@ pub unsafe fn poll(fds: &mut [pollfd], timeout: Option<u64>, mask: *const sigset
     }
     loop {
         let mut ready = false;
+        let mut asleep = Vec::new();
         for fd in fds.iter().filter(|fd| fd.events & DATA != 0) {
             ready |= match connections::paired(fd.fd) {
                 Some(found) => {
-                    found.record.own.reading.sleepers.fetch_add(1, Ordering::SeqCst);
-                    prepare(&found)
+                    let guard = found.end.asleep();
+                    let is_ready = prepare(&found);
+                    asleep.push((guard, found));
+                    is_ready
                 }
                 None => sets::prepare_set(fd.fd),
             };
@@ -117,14 +121,7 @@ pub unsafe fn poll(fds: &mut [pollfd], timeout: Option<u64>, mask: *const sigset
         if begun != 0 {
             PATIENCE.waited(now_ns() - begun, spin_ns());
         }
-        for fd in fds.iter().filter(|fd| fd.events & DATA != 0) {
-            if let Some(found) = connections::paired(fd.fd) {
-                // One that was paired meanwhile was not counted.
-                let fewer = |count: u32| count.checked_sub(1);
-                let sleepers = &found.record.own.reading.sleepers;
-                let _ = sleepers.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fewer);
-            }
-        }
+        drop(asleep);
         if found < 0 {
             return Some(found);
         }

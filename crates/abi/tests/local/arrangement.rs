@@ -33,7 +33,9 @@ pub fn is_part_of_a_case(args: &[String]) -> Option<ExitCode> {
             let side = Side::from_raw(side.parse().unwrap());
             tell(report.parse().unwrap(), &one_end(find(name), place, side));
         }
-        [flag, what, rest @ ..] if flag == "--program" => crate::end::program(what, rest),
+        [flag, what, fd, count] if flag == "--program" && what == "answer" => {
+            crate::programs::answer(fd, count);
+        }
         _ => return None,
     }
     Some(ExitCode::SUCCESS)

@@ -178,8 +178,3 @@ impl Drop for Side {
         close(self.0);
     }
 }
-
-/// What a case executes: this binary, as another program.
-pub fn program(what: &str, _args: &[String]) {
-    panic!("no program {what}");
-}

@@ -7,7 +7,7 @@
 //! That a connection did pair is asserted as it is warmed up (`end.rs`).
 //!
 //! Each run is a process of its own with a time limit. `local NAME` runs the cases whose name
-//! contains it; `local --oracle` leaves the ring out.
+//! contains it; `local --oracle` leaves the ring out, `local --times` says how long each takes.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
@@ -18,10 +18,13 @@ mod calls;
 mod child;
 mod closing;
 mod connections;
+mod deaths;
 mod doors;
+mod duplicates;
 mod edges;
 mod end;
 mod epolls;
+mod forks;
 #[path = "../preloaded/library.rs"]
 mod library;
 mod modes;
@@ -29,6 +32,7 @@ mod modes;
 mod needs;
 mod options;
 mod pieces;
+mod programs;
 mod readiness;
 mod receiving;
 mod rendezvous;
@@ -43,7 +47,7 @@ use modes::{Mode, Setting};
 use std::process::{Command, ExitCode};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub struct Case {
     pub name: &'static str,
@@ -80,6 +84,9 @@ macro_rules! cases {
 
 const TIME_LIMIT: Duration = Duration::from_secs(60);
 
+/// So many failed runs of a case tell enough; a fault that hangs would hang in all of them.
+const FAILURES_MAX: usize = 2;
+
 fn all() -> impl Iterator<Item = &'static Case> {
     [
         transfer::CASES,
@@ -93,6 +100,10 @@ fn all() -> impl Iterator<Item = &'static Case> {
         signals::CASES,
         options::CASES,
         connections::CASES,
+        duplicates::CASES,
+        forks::CASES,
+        programs::CASES,
+        deaths::CASES,
     ]
     .into_iter()
     .flatten()
@@ -107,11 +118,18 @@ fn main() -> ExitCode {
     let chosen: Vec<&Case> =
         all().filter(|case| filter.is_none_or(|part| case.name.contains(part.as_str()))).collect();
     let setting = Setting::new(!args.iter().any(|arg| arg == "--oracle"));
-    let failures = on_every_processor(&chosen, |case| all_runs(&setting, case));
-    let failed = failures.iter().filter(|failures| !failures.is_empty()).count();
-    for failure in failures.into_iter().flatten() {
-        println!("FAILED {failure}");
-    }
+    let times = args.iter().any(|arg| arg == "--times");
+    let failures = on_every_processor(&chosen, |case| {
+        let start = Instant::now();
+        let failures = all_runs(&setting, case);
+        // At once: a table that hangs elsewhere has told what it knows.
+        failures.iter().for_each(|failure| println!("FAILED {failure}"));
+        if times {
+            println!("{:6} ms {}", start.elapsed().as_millis(), case.name);
+        }
+        failures.len()
+    });
+    let failed = failures.iter().filter(|failures| **failures > 0).count();
     println!("test result: {} passed; {failed} failed", chosen.len() - failed);
     if failed == 0 && (!chosen.is_empty() || filter.is_some()) {
         ExitCode::SUCCESS
@@ -149,6 +167,9 @@ fn all_runs(setting: &Setting, case: &Case) -> Vec<String> {
     };
     let mut failures = Vec::new();
     for (mode, arrangement) in setting.runs(case.plan.arrangements) {
+        if failures.len() == FAILURES_MAX {
+            break;
+        }
         let what = || format!("{}, {mode:?}, {arrangement:?}", case.name);
         match run(setting, case, mode, arrangement) {
             Ok(text) if text == oracle => {}

@@ -2,8 +2,10 @@
 
 use crate::arrangement::Arrangement;
 use crate::{library, rendezvous};
+use sosplice_local::settings::{Settings, VARIABLE};
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 /// What a case's processes are given.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -13,7 +15,7 @@ pub enum Mode {
     /// The library, and nobody to meet.
     Quiet,
     /// The ring, spinning for so many microseconds, with rings of so many KiB.
-    Ring { busy: u32, kib: u32 },
+    Ring { busy: u64, kib: u32 },
     /// One end only has the library: it stays on TCP.
     OneSided,
 }
@@ -35,12 +37,10 @@ pub struct Setting {
 pub const EXPECTED: &str = "SOSPLICE_TEST_EXPECTED";
 /// The library for the one end that has it.
 pub const ONE_SIDED: &str = "SOSPLICE_TEST_ONE_SIDED";
-const LOCAL: &str = "SOSPLICE_LOCAL";
 
 impl Setting {
     pub fn new(ring: bool) -> Self {
-        let rendezvous = if ring { rendezvous::start() } else { None };
-        Self { library: library::path(), rendezvous }
+        Self { library: library::path(), rendezvous: ring.then(rendezvous::start) }
     }
 
     /// Everything but the oracle's own run.
@@ -71,22 +71,29 @@ impl Setting {
 
     /// The environment of a run.
     pub fn prepare(&self, command: &mut Command, mode: Mode) {
-        for name in ["LD_PRELOAD", LOCAL, EXPECTED, ONE_SIDED] {
+        for name in ["LD_PRELOAD", VARIABLE, EXPECTED, ONE_SIDED] {
             command.env_remove(name);
         }
         // What failed is enough; of two ends it would be twice a page.
         command.env("RUST_BACKTRACE", "0");
-        let dir = || self.rendezvous.as_ref().unwrap().dir().display();
+        let local = |busy, kib: u32| {
+            let mut settings = Settings::new(self.rendezvous.as_ref().unwrap().dir());
+            settings.busy_poll = Duration::from_micros(busy);
+            settings.ring_bytes = kib as usize * 1024;
+            settings.after = 0;
+            settings.to_env()
+        };
         match mode {
             Plain => {}
             Quiet => drop(command.env("LD_PRELOAD", &self.library)),
             Ring { busy, kib } => {
-                let local = format!("dir={};busy={busy};ring={kib};after=0", dir());
-                command.env("LD_PRELOAD", &self.library).env(LOCAL, local).env(EXPECTED, "ring");
+                command
+                    .env("LD_PRELOAD", &self.library)
+                    .env(VARIABLE, local(busy, kib))
+                    .env(EXPECTED, "ring");
             }
             OneSided => {
-                let local = format!("dir={};busy=0;ring={USUAL};after=0", dir());
-                command.env(ONE_SIDED, &self.library).env(LOCAL, local);
+                command.env(ONE_SIDED, &self.library).env(VARIABLE, local(0, USUAL));
             }
         }
     }

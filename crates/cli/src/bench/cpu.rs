@@ -32,6 +32,11 @@ pub fn foreign_cpu_ms(ours: &[u32]) -> f64 {
     ticks as f64 * TICK_MS
 }
 
+/// The benchmark's own process group, for [`foreign_cpu_ms`].
+pub fn own_group() -> u32 {
+    rustix::process::getpgrp().as_raw_nonzero().get().unsigned_abs()
+}
+
 /// Processor time that the group's living threads have used so far, ms, to
 /// the nanosecond where the kernel keeps it (schedstat): idle relays use less
 /// than a tick. Falls back to ticks.

@@ -13,6 +13,8 @@
 //! * [`rounds`] which runs, in which order, and what is printed
 //! * [`netns`] three network namespaces, and the janitor that removes them
 //! * [`trial`] one run of one contestant on one workload
+//! * [`company`] other programs on the machine
+//! * [`local`] two ends on one host, with and without the library between
 //! * [`child`] processes with a deadline, inside a namespace
 //! * [`contestants`] how each relay is started
 //! * [`plain`] the UDP relay that everybody writes first, to compare with
@@ -24,10 +26,12 @@
 //! * [`report`], [`verdict`], [`plot`] medians, tables, goals, picture
 
 mod child;
+mod company;
 mod contestants;
 mod cpu;
 mod engine;
 mod load;
+mod local;
 mod netns;
 mod plain;
 mod plot;
@@ -55,6 +59,8 @@ enum What {
     Tcp(tcp::Args),
     /// UDP relays: datagrams one way, request/response, many sessions
     Udp(udp::Args),
+    /// Two programs on this host: through memory, and over plain TCP
+    Local(local::Args),
     /// A simple UDP relay, to compare with (started by `bench udp` inside its namespaces)
     #[command(hide = true)]
     Plain(plain::Args),
@@ -71,6 +77,7 @@ pub fn run(args: Args) -> ExitCode {
     let done = match args.what {
         What::Tcp(args) => tcp::run(&args),
         What::Udp(args) => udp::run(&args),
+        What::Local(args) => local::run(&args),
         What::Plain(args) => plain::run(&args),
         What::Load(args) => load::run(args),
         What::Janitor(args) => netns::run_janitor(&args),

@@ -1,5 +1,6 @@
-//! Three network namespaces in a row, client, relay and server, joined by two
-//! veth pairs, and the janitor that takes them away.
+//! Three network namespaces, and the janitor that takes them away: client, relay
+//! and server in a row, joined by two veth pairs; or client and server as two
+//! containers on the bridge of a host, which is the third.
 //!
 //! A namespace outlives its maker, and a signal handler is not the place to
 //! run `ip netns del`. So removal is the job of a second process, the janitor:
@@ -23,6 +24,20 @@ pub const RELAY: Ipv4Addr = Ipv4Addr::new(10, 77, 1, 1);
 /// The server's address: where a relay connects to.
 pub const SERVER: Ipv4Addr = Ipv4Addr::new(10, 77, 2, 2);
 
+/// How the places are joined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Topology {
+    /// The relay's place routes between the other two.
+    Routed,
+    /// A bridge in the relay's place joins the other two.
+    Bridged,
+}
+
+/// The client's address on a bridge.
+pub const BRIDGED_CLIENT: Ipv4Addr = Ipv4Addr::new(10, 77, 3, 1);
+/// The server's address on a bridge.
+pub const BRIDGED_SERVER: Ipv4Addr = Ipv4Addr::new(10, 77, 3, 2);
+
 /// The benchmark's three places.
 #[derive(Clone, Copy, Debug)]
 pub enum Place {
@@ -44,7 +59,7 @@ pub struct Lab {
 impl Lab {
     /// Makes everything. Whatever fails half-way is removed by the janitor,
     /// which is started first.
-    pub fn new() -> Result<Lab, Error> {
+    pub fn new(topology: Topology) -> Result<Lab, Error> {
         require_privilege()?;
         if !installed("ip") {
             return Err(Error::NotInstalled { program: "ip", package: "iproute2" });
@@ -55,7 +70,11 @@ impl Lab {
         let lab = Lab { janitor: Some(start_janitor(&tag, &scratch)?), tag, scratch };
         fs::create_dir(&lab.scratch)
             .map_err(Error::io(format!("make {}", lab.scratch.display())))?;
-        lab.connect_namespaces()?;
+        lab.make_namespaces()?;
+        match topology {
+            Topology::Routed => lab.route()?,
+            Topology::Bridged => lab.bridge()?,
+        }
         Ok(lab)
     }
 
@@ -69,19 +88,25 @@ impl Lab {
         namespace(&self.tag, place)
     }
 
-    fn connect_namespaces(&self) -> Result<(), Error> {
-        let [c, r, s] = [Place::Client, Place::Relay, Place::Server].map(|p| self.namespace(p));
-        for ns in [&c, &r, &s] {
-            ip(&["netns", "add", ns])?;
-            ip(&["-n", ns, "link", "set", "lo", "up"])?;
+    fn make_namespaces(&self) -> Result<(), Error> {
+        for ns in [Place::Client, Place::Relay, Place::Server].map(|p| self.namespace(p)) {
+            ip(&["netns", "add", &ns])?;
+            ip(&["-n", &ns, "link", "set", "lo", "up"])?;
+            // New connections by the ten thousand a second: ports in TIME_WAIT
+            // are reused after a second, and there are many. Listeners of the
+            // benchmark stay below 10000, out of the ephemeral range.
+            set(&ns, "net/ipv4/tcp_tw_reuse", "1")?;
+            set(&ns, "net/ipv4/ip_local_port_range", "10000 65535")?;
         }
-        // Interface names hold the pid too: two benchmarks may run at once,
-        // and `ip` makes a pair in the host before it moves the ends.
+        Ok(())
+    }
+
+    /// Two veth pairs, and forwarding between them.
+    fn route(&self) -> Result<(), Error> {
+        let [c, r, s] = [Place::Client, Place::Relay, Place::Server].map(|p| self.namespace(p));
         let [c0, r0, r1, s0] = ["c0", "r0", "r1", "s0"].map(|end| format!("{}{end}", self.tag));
         for (ns_a, a, ns_b, b) in [(&c, &c0, &r, &r0), (&r, &r1, &s, &s0)] {
-            ip(&[
-                "link", "add", a, "netns", ns_a, "type", "veth", "peer", "name", b, "netns", ns_b,
-            ])?;
+            veth(ns_a, a, ns_b, b)?;
         }
         for (ns, dev, address) in [
             (&c, &c0, "10.77.1.2/24"),
@@ -95,15 +120,34 @@ impl Lab {
         for (ns, via) in [(&c, "10.77.1.1"), (&s, "10.77.2.1")] {
             ip(&["-n", ns, "route", "add", "default", "via", via])?;
         }
-        for ns in [&c, &r, &s] {
-            // New connections by the ten thousand a second: ports in TIME_WAIT
-            // are reused after a second, and there are many. Listeners of the
-            // benchmark stay below 10000, out of the ephemeral range.
-            set(ns, "net/ipv4/tcp_tw_reuse", "1")?;
-            set(ns, "net/ipv4/ip_local_port_range", "10000 65535")?;
-        }
         set(&r, "net/ipv4/ip_forward", "1")
     }
+
+    /// Two veth pairs, whose far ends are ports of one bridge.
+    fn bridge(&self) -> Result<(), Error> {
+        let host = self.namespace(Place::Relay);
+        let bridge = format!("{}br", self.tag);
+        ip(&["-n", &host, "link", "add", &bridge, "type", "bridge"])?;
+        ip(&["-n", &host, "link", "set", &bridge, "up"])?;
+        for (place, near, far, address) in [
+            (Place::Client, "c0", "r0", BRIDGED_CLIENT),
+            (Place::Server, "s0", "r1", BRIDGED_SERVER),
+        ] {
+            let ns = self.namespace(place);
+            let [near, far] = [near, far].map(|end| format!("{}{end}", self.tag));
+            veth(&ns, &near, &host, &far)?;
+            ip(&["-n", &host, "link", "set", &far, "master", &bridge, "up"])?;
+            ip(&["-n", &ns, "addr", "add", &format!("{address}/24"), "dev", &near])?;
+            ip(&["-n", &ns, "link", "set", &near, "up"])?;
+        }
+        Ok(())
+    }
+}
+
+/// Interface names hold the pid too: two benchmarks may run at once, and `ip` makes
+/// a pair in the host before it moves the ends.
+fn veth(ns_a: &str, a: &str, ns_b: &str, b: &str) -> Result<(), Error> {
+    ip(&["link", "add", a, "netns", ns_a, "type", "veth", "peer", "name", b, "netns", ns_b])
 }
 
 impl Drop for Lab {

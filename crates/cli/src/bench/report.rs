@@ -174,7 +174,7 @@ pub fn median(values: &mut [f64]) -> Option<f64> {
 }
 
 /// Columns as wide as their widest cell; names to the left, numbers to the right.
-fn align(rows: &[Vec<String>]) -> String {
+pub fn align(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |at: usize| {
         rows.iter()

@@ -11,7 +11,7 @@ use serde_json::json;
 use super::Error;
 use super::contestants::Contestant;
 use super::engine::Engines;
-use super::netns::{Lab, installed, progress, raise_descriptor_limit, say};
+use super::netns::{Lab, Topology, installed, progress, raise_descriptor_limit, say};
 use super::report::{PRODUCT, Results};
 use super::trial::Bench;
 use super::verdict::verdicts;
@@ -53,7 +53,7 @@ pub fn run(
     let contestants = Contestant::list(protocol, peers, &relay_args, options.sosplice.as_deref())?;
     let mut results = Results::new(chosen(protocol, workloads)?, Vec::new());
 
-    let lab = Lab::new()?;
+    let lab = Lab::new(Topology::Routed)?;
     let descriptors = raise_descriptor_limit();
     let contestants = present(contestants, &mut results);
     if protocol == Protocol::Tcp && !installed("iperf3") {
@@ -194,7 +194,7 @@ fn note(results: &mut Results, text: String) {
 }
 
 /// What the numbers depend on.
-fn machine() -> serde_json::Value {
+pub fn machine() -> serde_json::Value {
     let read = |path: &str| std::fs::read_to_string(path).map(|text| text.trim().to_owned()).ok();
     json!({
         "processors": std::thread::available_parallelism().map_or(0, usize::from),

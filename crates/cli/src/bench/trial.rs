@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use super::Error;
 use super::child::Child;
+use super::company::{self, Company};
 use super::contestants::{Contestant, Log, own_binary};
-use super::netns::{Lab, Place, RELAY, SERVER, progress};
+use super::netns::{Lab, Place, RELAY, SERVER};
 use super::workload::{Metric, Sample, Workload};
 use super::{cpu, load, reading};
 
@@ -20,22 +21,6 @@ const GRACE: Duration = Duration::from_secs(15);
 
 /// How long an idle relay is watched.
 const IDLE_WATCH: Duration = Duration::from_secs(3);
-
-/// How long the machine is looked at before a run, and how often at most.
-const QUIET_WINDOW: Duration = Duration::from_millis(150);
-const QUIET_LOOKS_MAX: u32 = 20;
-
-/// Busy ms in that window above which somebody else is at work: more than a
-/// tick on each of two processors, so more than the clock's own grain.
-const QUIET_BUSY_MS: f64 = 20.0;
-
-/// Share of one processor that others may take during a run. Even little
-/// company changes what one connection sees: a processor that never sleeps is
-/// never woken, and request/response looks several times faster.
-const FOREIGN_SHARE_MAX: f64 = 0.05;
-
-/// How often a run is tried that other programs disturb; the last one counts.
-const TRIES: u32 = 3;
 
 /// Ports below the ephemeral range of the namespaces, a fresh pair each run.
 const PORTS: std::ops::Range<u16> = 2000..9998;
@@ -46,16 +31,7 @@ pub struct Bench<'lab> {
     /// Descriptors that a process may hold.
     descriptors: u64,
     next_port: Cell<u16>,
-    /// Runs that counted, and those during which other programs used the machine.
-    runs: Cell<u32>,
-    disturbed: Cell<u32>,
-}
-
-/// What one load gave.
-struct Run {
-    sample: Sample,
-    /// The share of one processor that other programs took meanwhile.
-    foreign: f64,
+    company: Company,
 }
 
 /// The processes of one trial. Fields drop in order: the relay is gone before
@@ -70,13 +46,7 @@ struct Scene {
 impl<'lab> Bench<'lab> {
     /// A bench in this lab, whose processes may hold so many descriptors.
     pub fn new(lab: &'lab Lab, descriptors: u64) -> Bench<'lab> {
-        Bench {
-            lab,
-            descriptors,
-            next_port: Cell::new(PORTS.start),
-            runs: Cell::new(0),
-            disturbed: Cell::new(0),
-        }
+        Bench { lab, descriptors, next_port: Cell::new(PORTS.start), company: Company::default() }
     }
 
     /// Measures one contestant on one workload once: again if others used the
@@ -87,28 +57,16 @@ impl<'lab> Bench<'lab> {
         workload: Workload,
         seconds: f64,
     ) -> Result<Sample, Error> {
-        let mut tries = 1;
-        loop {
+        let told = format!("{} {}", workload.name(), who.name());
+        self.company.alone(&told, || {
             let mut scene = self.set_up(who, workload, Log::Quiet)?;
-            if workload.rests() {
-                return self.rest(who, workload, &scene).map_err(|error| blame(error, &scene));
-            }
-            let run = self.load(workload, &mut scene, seconds);
-            let Run { sample, foreign } = run.map_err(|error| blame(error, &scene))?;
-            let disturbed = foreign > FOREIGN_SHARE_MAX;
-            if !disturbed || tries == TRIES {
-                self.runs.set(self.runs.get() + 1);
-                self.disturbed.set(self.disturbed.get() + u32::from(disturbed));
-                return Ok(sample);
-            }
-            tries += 1;
-            let share = foreign * 100.0;
-            progress(&format!(
-                "{} {} again: other programs took {share:.0} % of a processor",
-                workload.name(),
-                who.name()
-            ));
-        }
+            let run = if workload.rests() {
+                self.rest(who, workload, &scene).map(|sample| (sample, 0.0))
+            } else {
+                self.load(workload, &mut scene, seconds)
+            };
+            run.map_err(|error| blame(error, &scene))
+        })
     }
 
     /// Runs a sosplice contestant once with its connection log on, and gives
@@ -143,34 +101,13 @@ impl<'lab> Bench<'lab> {
             }
         };
         let target = if relay.is_some() { relay_at } else { server_at };
-        self.settle(relay.as_ref());
+        company::settle(relay.as_ref());
         Ok(Scene { relay, server, target })
-    }
-
-    /// Waits, but not for ever, until nothing but the relay itself uses the
-    /// machine: start-up work, the end of the last run's connections, or
-    /// somebody's compiler. What the relay uses (it may spin) does not count.
-    fn settle(&self, relay: Option<&Child>) {
-        let foreign = || cpu::system_cpu_ms() - relay.map_or(0.0, |r| cpu::group_cpu_ms(r.pid()));
-        for _ in 0..QUIET_LOOKS_MAX {
-            let before = foreign();
-            std::thread::sleep(QUIET_WINDOW);
-            if foreign() - before <= QUIET_BUSY_MS {
-                return;
-            }
-        }
     }
 
     /// What to say about the company that was kept, if any.
     pub fn disturbance(&self) -> Option<String> {
-        let (disturbed, runs) = (self.disturbed.get(), self.runs.get());
-        (disturbed > 0).then(|| {
-            format!(
-                "during {disturbed} of {runs} runs other programs took over {:.0} % of a processor, \
-                 {TRIES} times running: run it again alone",
-                FOREIGN_SHARE_MAX * 100.0
-            )
-        })
+        self.company.disturbance()
     }
 
     fn start_server(&self, workload: Workload, at: SocketAddrV4) -> Result<Child, Error> {
@@ -232,11 +169,17 @@ impl<'lab> Bench<'lab> {
         }
     }
 
-    /// A workload that runs for a while and counts.
-    fn load(&self, workload: Workload, scene: &mut Scene, seconds: f64) -> Result<Run, Error> {
+    /// A workload that runs for a while and counts; and the share of one processor that other
+    /// programs took meanwhile.
+    fn load(
+        &self,
+        workload: Workload,
+        scene: &mut Scene,
+        seconds: f64,
+    ) -> Result<(Sample, f64), Error> {
         let argv = Self::load_command(workload, scene.target, seconds);
         let relay_before = scene.relay.as_ref().map(|relay| cpu::group_cpu_ms(relay.pid()));
-        let mut ours = vec![own_group(), scene.server.pid()];
+        let mut ours = vec![cpu::own_group(), scene.server.pid()];
         ours.extend(scene.relay.as_ref().map(Child::pid));
         let start = Instant::now();
         let foreign_before = cpu::foreign_cpu_ms(&ours);
@@ -265,7 +208,7 @@ impl<'lab> Bench<'lab> {
         if let (Some(before), Some(after)) = (relay_before, relay) {
             sample.insert(Metric::RelayCpu, (after - before) / work);
         }
-        Ok(Run { sample, foreign })
+        Ok((sample, foreign))
     }
 
     /// Opens many connections or sessions, lets all come to rest, and looks.
@@ -311,13 +254,8 @@ impl<'lab> Bench<'lab> {
     }
 }
 
-/// The benchmark's own process group.
-fn own_group() -> u32 {
-    rustix::process::getpgrp().as_raw_nonzero().get().unsigned_abs()
-}
-
 /// This binary as a load generator.
-fn own(args: &[&str]) -> Vec<String> {
+pub fn own(args: &[&str]) -> Vec<String> {
     let mut argv = vec![own_binary().to_string_lossy().into_owned()];
     argv.extend(["bench", "load"].iter().chain(args).map(|&word| word.to_owned()));
     argv

@@ -20,7 +20,8 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    fn at_least(goal: String, value: Option<f64>, bound: f64) -> Verdict {
+    /// A goal that more is better for.
+    pub fn at_least(goal: String, value: Option<f64>, bound: f64) -> Verdict {
         Verdict { goal, value, reached: value.map(|value| value >= bound) }
     }
 

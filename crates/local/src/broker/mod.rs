@@ -8,9 +8,14 @@
 //! and memory are bounded, for one member and for one user as well as for all; and a turn of
 //! the loop serves each a few packets, so a flood waits in its sender's own socket.
 //!
+//! What it does not do: it takes a member's word for its own sockets against others of the same
+//! user. Processes of one user could read each other's memory anyway; where they could not,
+//! in containers that all run as root, whoever can reach the directory can claim any connection
+//! of that user's in the network. So a directory is for those who trust each other.
+//!
 //! The files by concern: [`directory`] where it sits, [`claim`] and [`table`] who belongs
-//! together, [`policy`] what may pair, [`sockets`] whose socket it is, [`memory`] and [`pairs`]
-//! what they get, [`control`] and [`status`] what operators ask, [`detach`] what it leaves behind,
+//! together, [`policy`] what may pair, `sockets` whose socket it is, `memory` and `pairs` what
+//! they get, [`control`] and [`status`] what operators ask, [`detach`] what it leaves behind,
 //! `serve` the loop.
 
 pub mod claim;

@@ -1,8 +1,10 @@
 //! Members that mean harm: they are let go, and nobody else notices.
 
-use crate::place::{Place, RING, at, hung_up_on, offer, refusal, wait_until};
+use crate::place::{End, Place, RING, at, hung_up_on, next, offer, refusal, wait_until};
 use sosplice_local::broker::{Limits, Options, Scope};
+use sosplice_local::member::Mail;
 use sosplice_local::wire::{Reason, Request};
+use std::sync::atomic::Ordering;
 
 const A: &str = "127.0.0.1:80";
 const B: &str = "127.0.0.1:4000";
@@ -70,28 +72,48 @@ fn a_flood_waits_in_its_senders_own_socket() {
     });
 }
 
-#[test]
-fn who_reads_no_mail_leaves_the_other_end_on_tcp() {
+/// Offers that one member leaves unread, until one does not fit: then the other end, which
+/// may have the memory already, must learn that it is alone.
+fn fill_the_mail_of_a_deaf_end(deaf_is_first: bool) -> End {
     let place = Place::new();
     let (deaf, other) = (place.join(), place.join());
-    let port = |count: u64| at(&format!("127.0.0.1:{}", 1000 + count));
-    let mut offers = Vec::new();
+    let mut last = None;
     for count in 0.. {
-        deaf.announce(count, at(A), port(count), 7, RING).unwrap();
+        let (a, b) = (at(A), at(&format!("127.0.0.1:{}", 1000 + count)));
+        let (first, second) = if deaf_is_first { (&deaf, &other) } else { (&other, &deaf) };
+        first.announce(count, a, b, 7, RING).unwrap();
         settle_unread(&place, count + 1);
-        other.announce(count, port(count), at(A), 7, RING).unwrap();
-        match crate::place::next(&other) {
-            sosplice_local::member::Mail::Refused { token, reason } => {
+        second.announce(count, b, a, 7, RING).unwrap();
+        if !deaf_is_first {
+            last = Some(offer(&other));
+            wait_until("the second announcement is heard", || !waits(&place));
+        }
+        let mail = if deaf_is_first { Some(next(&other)) } else { other.next() };
+        // Nothing came behind the offer.
+        let Some(mail) = mail else { continue };
+        match mail {
+            Mail::Refused { token, reason } => {
                 assert_eq!((token, reason), (count, Reason::MailUnread));
                 break;
             }
-            sosplice_local::member::Mail::Offer { memory, ring_bytes, .. } => {
-                offers.push(sosplice_local::member::map(memory, ring_bytes).unwrap());
-            }
+            offer => last = Some(End::of(offer)),
         }
-        assert!(count < 10_000, "the mail has no end");
+        assert!(count < 2000, "the mail has no end");
     }
-    assert!(!offers.is_empty());
+    assert_eq!(place.status().on_tcp["an end leaves its mail unread"], 2);
+    last.unwrap()
+}
+
+#[test]
+fn who_reads_no_mail_leaves_the_other_end_on_tcp() {
+    let of_an_earlier_pair = fill_the_mail_of_a_deaf_end(true);
+    assert_eq!(of_an_earlier_pair.header().refused.load(Ordering::Acquire), 0);
+    let alone = fill_the_mail_of_a_deaf_end(false);
+    assert_eq!(alone.header().refused.load(Ordering::Acquire), 1);
+}
+
+fn waits(place: &Place) -> bool {
+    place.status().members.iter().any(|member| member.waiting > 0)
 }
 
 /// The member that reads no mail cannot be asked; its announcements can be counted.

@@ -110,6 +110,16 @@ pub struct End {
 }
 
 impl End {
+    #[track_caller]
+    pub fn of(mail: Mail) -> Self {
+        match mail {
+            Mail::Offer { token, role, ring_bytes, memory } => {
+                Self { token, role, ring_bytes, at: map(memory, ring_bytes).unwrap() }
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
     pub fn header(&self) -> &Header {
         // SAFETY: mapped as long as this lives, checked by `map`, of atomics alone.
         unsafe { self.at.cast().as_ref() }
@@ -138,12 +148,7 @@ pub fn next(member: &Member) -> Mail {
 
 #[track_caller]
 pub fn offer(member: &Member) -> End {
-    match next(member) {
-        Mail::Offer { token, role, ring_bytes, memory } => {
-            End { token, role, ring_bytes, at: map(memory, ring_bytes).unwrap() }
-        }
-        other => panic!("{other:?}"),
-    }
+    End::of(next(member))
 }
 
 #[track_caller]

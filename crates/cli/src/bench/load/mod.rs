@@ -9,6 +9,7 @@
 //! datagrams looks fast otherwise.
 
 mod client;
+mod same_host;
 mod server;
 mod udp;
 
@@ -61,6 +62,40 @@ enum What {
         target: SocketAddrV4,
         #[arg(long)]
         count: usize,
+    },
+    /// Answers one connection, SIZE bytes by SIZE bytes, with blocking calls
+    Pong {
+        listen: SocketAddrV4,
+        #[arg(long)]
+        size: usize,
+        /// By asking again and again instead
+        #[arg(long)]
+        spin: bool,
+    },
+    /// Asks a pong
+    Ping {
+        target: SocketAddrV4,
+        #[arg(long)]
+        size: usize,
+        #[arg(long)]
+        seconds: f64,
+        /// By asking again and again instead
+        #[arg(long)]
+        spin: bool,
+    },
+    /// Takes all that one connection brings, in pieces of SIZE bytes
+    Drink {
+        listen: SocketAddrV4,
+        #[arg(long)]
+        size: usize,
+    },
+    /// Sends to a drink, messages of SIZE bytes
+    Pour {
+        target: SocketAddrV4,
+        #[arg(long)]
+        size: usize,
+        #[arg(long)]
+        seconds: f64,
     },
     /// Counts the datagrams of a flood until no more come
     Sink {
@@ -125,6 +160,20 @@ pub fn run(args: Args) -> Result<(), Error> {
             let held = client::open_idle(target, count).map_err(load)?;
             hold(&held, "connections")
         }
+        What::Pong { listen, size, spin } => {
+            same_host::pong(listen, size, waits(spin)).map_err(load)
+        }
+        What::Ping { target, size, seconds, spin } => {
+            let time = Duration::from_secs_f64(seconds);
+            print(same_host::ping(target, size, time, waits(spin)).map_err(load)?)
+        }
+        What::Drink { listen, size } => {
+            say(&same_host::drink(listen, size).map_err(load)?.to_string())
+        }
+        What::Pour { target, size, seconds } => {
+            let time = Duration::from_secs_f64(seconds);
+            say(&same_host::pour(target, size, time).map_err(load)?.to_string())
+        }
         What::Sink { listen, size, gro } => {
             let receive = if gro { udp::Receive::Gathered } else { udp::Receive::Each };
             say(&udp::sink(listen, size, receive).map_err(load)?.to_string())
@@ -149,6 +198,10 @@ pub fn run(args: Args) -> Result<(), Error> {
             hold(&held, "sessions")
         }
     }
+}
+
+fn waits(spin: bool) -> same_host::Waits {
+    if spin { same_host::Waits::Spinning } else { same_host::Waits::Blocking }
 }
 
 /// Says that all are open, and keeps them until killed; bounded should the
