@@ -22,11 +22,32 @@
 //!   counts a doorbell, then sends it. So a reader knows how many bytes on TCP are none of the stream's:
 //!   in the ring route it takes no byte more than these, and on the way to data all of these first.
 //! * **Pinned** is TCP for good.
+//! * **Leaving.** A reader that cannot use the ring any more asks for everything over TCP: the writer
+//!   sends again what the ring holds. That keeps the order only as long as nothing has been sent over TCP behind
+//!   it; who is first, the reader with its wish or the writer with its overflow, one compare-and-swap
+//!   decides ([`Reading::leave`]).
 //!
 //! The writer publishes bytes by one store, last. A killed writer leaves whole bytes in order.
 //!
+//! # Who sleeps
+//!
+//! Threads and relatives may sleep for one end, each in its own way, and only one wish is there. So as long as
+//! somebody may be asleep ([`Asleep`]): the ring is empty and a doorbell is wished for, or a doorbell is on
+//! TCP, or about to be. A reader takes a doorbell only behind a wish for the next one and a look at the ring; a
+//! read that finds no more than it took wishes before it returns; a sooner wish stays.
+//!
+//! # Who dies
+//!
+//! Relatives share an end, and one may be killed where the lock is held. What it had copied is published for it; but
+//! in the middle of a change that concerns the other end (a doorbell counted and sent, a grant given or
+//! taken, a route) nobody can tell how far it came. Such a change is marked, and a mark that is found
+//! under the lock is [`Broken`]: a reset, not bytes that are shifted by one.
+//!
 //! An end's own state ([`Own`]) is not in the memory that the peer can write. The peer's words are
 //! taken as claims: [`Broken`] is what a claim is called that cannot be.
+//!
+//! `sim/` tries whole runs, `tests/loom.rs` the orders of accesses, `tests/hostile.rs` a peer that
+//! claims anything.
 
 use crate::layout::{
     ASKED, BEYOND, Bell, FLIPPED, Header, Lane, NEVER, ROUTE_PINNED, ROUTE_RING, ROUTE_TCP, STAYS,

@@ -70,9 +70,10 @@ impl From<Reentered> for Errno {
     }
 }
 
-/// How long a doorbell may take, in nanoseconds. An acknowledgement that was lost on the way between two
-/// network namespaces is repeated within this.
-const RING_NS_MAX: u64 = 10_000_000_000;
+/// How long a call waits for the socket to have room, for a doorbell or for what must be there before a FIN, in
+/// nanoseconds. An acknowledgement that was lost on the way between two network namespaces is
+/// repeated within this; a peer that breaks the rules costs a call no more.
+const ROOM_NS_MAX: u64 = 2_000_000_000;
 /// Looks of one read, most of them at doorbells.
 const ROUNDS_MAX: u32 = 1000;
 
@@ -194,7 +195,7 @@ fn gather<S: Store + Copy>(
             }
             // The ring had its last bytes before the stream went on over TCP.
             if peek && reading.peek() == Ok(found) {
-                return (skip - begin + peek_behind(reading, tcp, to, skip), Ok(()));
+                return (skip - begin + peek_behind(end, reading, tcp, to, skip), Ok(()));
             }
             continue;
         }
@@ -297,6 +298,7 @@ fn is_in_ring<S: Store>(reading: &Reading<'_, S>) -> Result<bool, Broken> {
 
 /// Peeks at what TCP has behind the ring's bytes and the doorbells, which all stay.
 fn peek_behind<S: Store>(
+    end: &End<'_, S>,
     reading: &Reading<'_, S>,
     tcp: &impl Tcp,
     to: &mut [IoSliceMut<'_>],
@@ -304,8 +306,12 @@ fn peek_behind<S: Store>(
 ) -> usize {
     let due = reading.bells_due();
     let mut bytes = vec![0; due + room(to) - skip];
-    let Ok(count) = tcp.recv(&mut [IoSliceMut::new(&mut bytes)], true) else {
-        return 0;
+    let count = match tcp.recv(&mut [IoSliceMut::new(&mut bytes)], true) {
+        Ok(count) => count,
+        Err(error) => {
+            keep(end, error);
+            0
+        }
     };
     let mut data = &bytes[due.min(count)..count];
     let found = data.len();
@@ -651,7 +657,7 @@ fn ring(tcp: &impl Tcp, threads: &impl Threads) -> Result<(), Errno> {
             Ok(()) | Err(_) => return Ok(()),
         }
         let now = tcp.now_ns();
-        if now >= *until.get_or_insert(now + RING_NS_MAX) {
+        if now >= *until.get_or_insert(now + ROOM_NS_MAX) {
             return Err(Errno::CONNRESET);
         }
         threads.yield_now();
@@ -722,7 +728,7 @@ pub fn pin<S: Store + Copy>(
         }
         drop(writing);
         let now = tcp.now_ns();
-        if now >= *until.get_or_insert(now + RING_NS_MAX) {
+        if now >= *until.get_or_insert(now + ROOM_NS_MAX) {
             return Err(Errno::AGAIN);
         }
         threads.yield_now();

@@ -5,21 +5,22 @@
 use proptest::prelude::*;
 use rustix::io::Errno;
 use sosplice_local::end::{End, Own};
-use sosplice_local::layout::{ASKED, FLIPPED, Header};
+use sosplice_local::layout::{ASKED, FLIPPED, Header, Lane};
 use sosplice_local::lock::Threads;
 use sosplice_local::ring::{Ring, Store};
 use sosplice_local::stream::{self, ReadHow, Tcp, WriteHow};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io::{IoSlice, IoSliceMut};
+use std::mem::offset_of;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 const RING_BYTES: usize = 4096;
 const GUARD_BYTES: usize = 64;
 const GUARD: u8 = 0xa5;
-/// Calls of the kernel's in one call of the program's, at most. The longest wait for room for a
-/// doorbell is ten thousand of them here.
+/// Calls of the kernel's in one call of the program's, at most. The longest wait for room is some
+/// thousand of them here.
 const CALLS_MAX: u32 = 30_000;
 
 /// Where the peer writes what.
@@ -69,7 +70,26 @@ fn scribbles() -> impl Strategy<Value = Scribble> {
         // Both halves of a word of two.
         (0..4u64, 0..4u64).prop_map(|(low, high)| high << 32 | low),
     ];
-    (0..WORDS, value).prop_map(|(word, value)| Scribble { word, value })
+    let lane = offset_of!(Header, lanes) / 8;
+    let written = lane + offset_of!(Lane, written) / 8;
+    let taken = lane + offset_of!(Lane, taken) / 8;
+    let bell = lane + offset_of!(Lane, bell) / 8;
+    // Those that steer: head, route and doorbells, tail, wish, grant and what is behind them.
+    let steering = vec![
+        written,
+        written + 1,
+        written + 2,
+        written + 3,
+        taken,
+        bell,
+        bell + 1,
+        bell + 2,
+        bell + 3,
+    ];
+    let steering = (prop::sample::select(steering), 0..2usize)
+        .prop_map(|(word, lane)| word + lane * size_of::<Lane>() / 8);
+    let word = prop_oneof![4 => steering, 1 => 0..WORDS];
+    (word, value).prop_map(|(word, value)| Scribble { word, value })
 }
 
 fn steps() -> impl Strategy<Value = Step> {
@@ -77,7 +97,7 @@ fn steps() -> impl Strategy<Value = Step> {
     prop_oneof![
         4 => scribbles().prop_map(Step::Scribble),
         2 => prop_oneof![0..3usize, 0..200usize].prop_map(Step::Arrive),
-        1 => (0..3000usize).prop_map(Step::Drain),
+        1 => (0..500usize).prop_map(Step::Drain),
         4 => (len.clone(), any::<bool>(), any::<bool>(), any::<bool>(), 0..6000usize)
             .prop_map(|(len, peek, all, now, low_water)| Step::Recv { len, peek, all, now, low_water }),
         4 => (len, any::<bool>()).prop_map(|(len, spins)| Step::Send { len, spins }),
@@ -226,7 +246,7 @@ fn guarded(memory: &mut [u8]) -> Ring {
     unsafe { Ring::new(base, RING_BYTES) }
 }
 
-fn play(role: usize, script: Vec<Scribble>, steps: Vec<Step>) {
+fn play(role: usize, room: usize, script: Vec<Scribble>, steps: Vec<Step>) {
     let header = Header::new(RING_BYTES as u64);
     let own = Own::default();
     let peer = Peer { header: &header, script: RefCell::new(script.into()), calls: Cell::new(0) };
@@ -238,11 +258,14 @@ fn play(role: usize, script: Vec<Scribble>, steps: Vec<Step>) {
         peer: &peer,
         incoming: Cell::new(0),
         is_over: Cell::new(false),
-        room: Cell::new(3000),
+        room: Cell::new(room),
         clock: Cell::new(0),
     };
     let threads = Alone(Cell::new(0));
     end.attach();
+    // The peer begins as one that keeps the rules.
+    header.lanes[role].bell.attached.store(1, Ordering::SeqCst);
+    header.lanes[role].bell.grant.store(1, Ordering::SeqCst);
     for step in steps {
         peer.calls.set(0);
         threads.0.set(0);
@@ -250,7 +273,7 @@ fn play(role: usize, script: Vec<Scribble>, steps: Vec<Step>) {
             Step::Scribble(scribble) => peer.scribble(scribble),
             Step::Arrive(0) => socket.is_over.set(true),
             Step::Arrive(count) => socket.incoming.set(socket.incoming.get() + count),
-            Step::Drain(count) => socket.room.set((socket.room.get() + count).min(3000)),
+            Step::Drain(count) => socket.room.set((socket.room.get() + count).min(500)),
             Step::Recv { len, peek, all, now, low_water } => {
                 let mut bytes = vec![0; len];
                 let (first, second) = bytes.split_at_mut(len / 3);
@@ -311,9 +334,10 @@ proptest! {
     #[test]
     fn a_peer_that_scribbles_breaks_only_its_own_connection(
         role in 0..2usize,
+        room in prop_oneof![0..3usize, 0..500usize],
         script in proptest::collection::vec(scribbles(), 0..60),
         steps in proptest::collection::vec(steps(), 1..50),
     ) {
-        play(role, script, steps);
+        play(role, room, script, steps);
     }
 }

@@ -371,6 +371,31 @@ fn two_sleepers_are_both_woken_in_the_end() {
     });
 }
 
+/// One sleeps until two bytes are there; another asks for one at the moment in which three come, and takes one.
+/// The doorbell that the first is owed is not lost between the two wishes.
+#[test]
+fn a_wish_that_replaces_another_is_rung_for() {
+    model(4, || {
+        let pair = Arc::new(Pair::in_ring(4));
+        assert_eq!(pair.end(1).reading(&Thread(1)).expect("a lock").arm(2), Ok(Arm::Armed));
+        let theirs = pair.clone();
+        let writer = loom::thread::spawn(move || {
+            let end = theirs.end(0);
+            let mut writing = end.writing(&Thread(2)).expect("a lock");
+            writing.copy(0, &[1, 2, 3]);
+            if writing.publish(3) {
+                theirs.wires[0].push([BELL]);
+                writing.has_rung();
+            }
+        });
+        if pair.end(1).reading(&Thread(3)).expect("a lock").arm(1) == Ok(Arm::Ready) {
+            pair.end(1).reading(&Thread(3)).expect("a lock").took(1);
+        }
+        writer.join().expect("a thread");
+        assert_eq!(pair.socket(1).probe(), Ok(1));
+    });
+}
+
 /// Holds the lock and writes to what it guards.
 struct Guarded {
     lock: Lock,

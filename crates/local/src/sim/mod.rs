@@ -97,7 +97,7 @@ fn play(world: &World, mut actors: Vec<Actor>) {
 /// Both directions, every kind of reader and writer.
 #[test]
 fn two_programs_see_a_stream() {
-    run(3000, || {
+    run(1000, || {
         let world = World::new();
         let mut actors = Vec::new();
         for end in 0..2 {
@@ -111,7 +111,7 @@ fn two_programs_see_a_stream() {
 /// Threads of one program read the same socket.
 #[test]
 fn no_thread_sleeps_over_what_another_was_rung_for() {
-    run(2000, || {
+    run(700, || {
         let world = World::new();
         let mut actors = vec![programs::reader(&world, 0)];
         actors.extend(programs::threads(&world, 1));
@@ -123,7 +123,7 @@ fn no_thread_sleeps_over_what_another_was_rung_for() {
 /// One of the processes is killed.
 #[test]
 fn a_killed_peer_leaves_whole_bytes_and_the_end() {
-    run(3000, || {
+    run(1000, || {
         let world = World::new();
         world.doom();
         let mut actors = Vec::new();
@@ -138,7 +138,7 @@ fn a_killed_peer_leaves_whole_bytes_and_the_end() {
 /// The connection is reset by something else.
 #[test]
 fn a_reset_comes_behind_the_bytes_of_the_ring() {
-    run(1500, || {
+    run(700, || {
         let world = World::new();
         let mut actors = vec![programs::resetter(&world)];
         for end in 0..2 {
@@ -152,7 +152,7 @@ fn a_reset_comes_behind_the_bytes_of_the_ring() {
 /// A reader goes where no ring is.
 #[test]
 fn a_reader_that_leaves_gets_every_byte_over_tcp() {
-    run(2000, || {
+    run(700, || {
         let world = World::new();
         let mut actors = vec![programs::reader(&world, 0), programs::leaver(&world, 1)];
         actors.extend((0..2).map(|end| programs::writer(&world, end)));
@@ -164,7 +164,7 @@ fn a_reader_that_leaves_gets_every_byte_over_tcp() {
 /// One of two relatives that share a socket is killed, and the other goes on.
 #[test]
 fn a_killed_relative_leaves_whole_messages_or_a_reset() {
-    run(3000, || {
+    run(1000, || {
         let world = World::with_room(5000);
         let mut actors = vec![relatives::reader(&world, 1)];
         actors.extend(relatives::writers(&world, 0));

@@ -157,7 +157,7 @@ fn level(world: &Rc<World>, end: usize) -> Actor {
     let len = size();
     Actor::new(format!("level-triggered reader {end} ({len})"), end, move || {
         loop {
-            poll(&world, end);
+            poll(&world, end, 1);
             let how = ReadHow { peek: chance(5), ..NOW };
             match read(&world, end, len, how) {
                 Read::Over => break,
@@ -169,16 +169,16 @@ fn level(world: &Rc<World>, end: usize) -> Actor {
 }
 
 /// As poll(2).
-fn poll(world: &World, end: usize) {
+fn poll(world: &World, end: usize, low_water: usize) {
     let (here, socket) = (world.end(end), world.socket(end, false));
     loop {
         let _asleep = here.asleep();
-        if stream::prepare(&here, &socket, &Thread, 1).unwrap_or(true) {
+        if stream::prepare(&here, &socket, &Thread, low_water).unwrap_or(true) {
             return;
         }
         let wire = world.wire.clone();
         until(move || wire.is_readable(end));
-        if stream::settle(&here, &socket, &Thread, 1).unwrap_or(true) {
+        if stream::settle(&here, &socket, &Thread, low_water).unwrap_or(true) {
             return;
         }
     }
@@ -244,10 +244,10 @@ pub fn threads(world: &Rc<World>, end: usize) -> Vec<Actor> {
 /// As [`level`], and others may be quicker.
 fn polling(world: &Rc<World>, end: usize) -> Actor {
     let world = world.clone();
-    let len = size();
-    Actor::new(format!("polling thread {end} ({len})"), end, move || {
+    let (len, low_water) = (size(), if chance(2) { 1 } else { size() });
+    Actor::new(format!("polling thread {end} ({len}, {low_water})"), end, move || {
         loop {
-            poll(&world, end);
+            poll(&world, end, low_water);
             if read(&world, end, len, NOW) == Read::Over {
                 break;
             }
@@ -260,7 +260,8 @@ fn prober(world: &Rc<World>, end: usize) -> Actor {
     let world = world.clone();
     Actor::new(format!("prober {end}"), end, move || {
         for _ in 0..below(40) {
-            if read(&world, end, size(), NOW) == Read::Over {
+            let len = if chance(2) { 1 } else { size() };
+            if read(&world, end, len, NOW) == Read::Over {
                 break;
             }
             dawdle(below(10));

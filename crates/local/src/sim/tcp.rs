@@ -22,6 +22,8 @@ struct Lane {
     /// For the receiver, told once.
     error: Option<Errno>,
     is_reset: bool,
+    /// A send has told it.
+    is_told_to_sender: bool,
     /// How often something has arrived: what EPOLLET tells.
     edges: u64,
 }
@@ -53,7 +55,7 @@ impl Wire {
             let Lane { flying, arrived, .. } = &mut *lane;
             arrived.extend(flying.drain(..count));
             lane.edges += 1;
-        } else if lane.has_ended && !lane.has_fin_arrived {
+        } else if lane.has_ended && !lane.has_fin_arrived && !lane.is_reset {
             lane.has_fin_arrived = true;
             lane.edges += 1;
         }
@@ -61,7 +63,7 @@ impl Wire {
 
     pub fn is_moving(&self, from: usize) -> bool {
         let lane = self.lanes[from].borrow();
-        !lane.flying.is_empty() || lane.has_ended && !lane.has_fin_arrived
+        !lane.flying.is_empty() || lane.has_ended && !lane.has_fin_arrived && !lane.is_reset
     }
 
     /// A reset reaches `end`.
@@ -102,6 +104,12 @@ impl Wire {
     pub fn is_readable(&self, end: usize) -> bool {
         let lane = self.lanes[1 - end].borrow();
         !lane.arrived.is_empty() || lane.has_fin_arrived || lane.is_reset
+    }
+
+    /// A read of `end` has to tell of a reset, once.
+    pub fn owes_error(&self, end: usize) -> bool {
+        let lane = self.lanes[1 - end].borrow();
+        lane.is_reset && !lane.has_fin_arrived && !lane.is_told_to_sender
     }
 
     /// The end of what `end` reads has come.
@@ -233,7 +241,9 @@ impl Tcp for Socket {
         let mut sent = 0;
         loop {
             if self.wire.is_reset(self.end) {
-                let error = self.wire.lanes[1 - self.end].borrow_mut().error.take();
+                let mut lane = self.wire.lanes[1 - self.end].borrow_mut();
+                let error = lane.error.take();
+                lane.is_told_to_sender |= error.is_some();
                 return if sent > 0 { Ok(sent) } else { Err(error.unwrap_or(Errno::PIPE)) };
             }
             let count = self.wire.room_of(self.end).min(bytes.len() - sent);

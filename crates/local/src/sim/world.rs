@@ -214,6 +214,8 @@ impl World {
     pub fn has_seen_end(&self, end: usize) {
         let read = self.log[end].read.get();
         self.log[end].saw_end.set(true);
+        let is_owed = self.wire.owes_error(end) && !self.log[end].is_shared.get();
+        assert!(!is_owed, "a reset that no read has told\n{}", self.state());
         let from = &self.log[1 - end];
         if self.log[end].is_shared.get() {
             // Another thread may have the last bytes, and not have said so.
