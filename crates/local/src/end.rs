@@ -29,7 +29,8 @@
 //! taken as claims: [`Broken`] is what a claim is called that cannot be.
 
 use crate::layout::{
-    Bell, FLIPPED, Header, Lane, NEVER, ROUTE_PINNED, ROUTE_RING, ROUTE_TCP, Taken, Written,
+    ASKED, BEYOND, Bell, FLIPPED, Header, Lane, NEVER, ROUTE_PINNED, ROUTE_RING, ROUTE_TCP, STAYS,
+    Taken, Written,
 };
 use crate::lock::{Held, Lock, Reentered, Threads};
 use crate::patience::Patience;
@@ -61,6 +62,8 @@ pub struct OwnReading {
     sleepers: AtomicU32,
     /// As [`OwnWriting::in_doubt`].
     in_doubt: AtomicU32,
+    /// Everything comes over TCP, or will.
+    has_left: AtomicU32,
 }
 
 /// State of an end's writing side. All zero is the beginning. Guarded by its lock.
@@ -80,6 +83,9 @@ pub struct OwnWriting {
     /// The reader's tail as last seen.
     tail: AtomicU64,
     bells: AtomicU64,
+    /// Up to where the ring's bytes have been sent again, while the reader leaves.
+    recalled: AtomicU64,
+    is_recalling: AtomicU32,
     /// Bytes of data sent over TCP since the connection was made.
     pub tcp_data: AtomicU64,
 }
@@ -108,22 +114,33 @@ impl Own {
             patience,
             sleepers,
             in_doubt,
+            has_left,
         } = &self.reading;
         lock.reset();
         patience.reset();
-        for word in [granted, error, sleepers, in_doubt] {
+        for word in [granted, error, sleepers, in_doubt, has_left] {
             word.store(0, Ordering::Relaxed);
         }
         for word in [granted_at, tail, bells, tcp_data] {
             word.store(0, Ordering::Relaxed);
         }
-        let OwnWriting { lock, in_kernel, in_doubt, route, head, tail, bells, tcp_data } =
-            &self.writing;
+        let OwnWriting {
+            lock,
+            in_kernel,
+            in_doubt,
+            route,
+            head,
+            tail,
+            bells,
+            recalled,
+            is_recalling,
+            tcp_data,
+        } = &self.writing;
         lock.reset();
-        for word in [in_kernel, in_doubt] {
-            word.store(0, Ordering::Relaxed);
-        }
-        for word in [route, head, tail, bells, tcp_data] {
+        in_kernel.store(0, Ordering::Relaxed);
+        in_doubt.store(0, Ordering::Relaxed);
+        is_recalling.store(0, Ordering::Relaxed);
+        for word in [route, head, tail, bells, recalled, tcp_data] {
             word.store(0, Ordering::Relaxed);
         }
     }
@@ -287,7 +304,7 @@ impl<'a, S: Store> End<'a, S> {
     /// The peer wants what it has not taken from the ring over TCP.
     pub fn is_asked_to_leave(&self) -> bool {
         let bell = &self.lane_out().bell;
-        bell.leaves.load(Ordering::Relaxed) != 0 && bell.left.load(Ordering::Relaxed) == 0
+        bell.leaves.load(Ordering::Relaxed) == ASKED && bell.left.load(Ordering::Relaxed) == 0
     }
 
     /// The peer has closed its socket.
@@ -300,11 +317,9 @@ impl<'a, S: Store> End<'a, S> {
         self.header.closed[self.role].store(1, Ordering::Release);
     }
 
-    /// Bytes that the peer has not taken from the ring.
-    pub fn unread_by_peer(&self) -> usize {
-        let head = self.own.writing.head.load(Ordering::Relaxed);
-        let tail = self.lane_out().taken.tail.load(Ordering::Acquire);
-        head.wrapping_sub(tail).min(self.outgoing.size() as u64) as usize
+    /// The peer goes on writing, into the ring, as far as it says.
+    pub fn is_going_on(&self) -> bool {
+        !self.is_tcp() && !self.is_peer_closed()
     }
 }
 
@@ -368,6 +383,9 @@ impl<S: Store> Reading<'_, S> {
         if self.own.in_doubt.load(Ordering::Relaxed) != 0 {
             return Err(Broken);
         }
+        if self.has_left() {
+            return Ok(0);
+        }
         let head = self.written.head.load(Ordering::Acquire);
         let queued = head.wrapping_sub(self.tail());
         if queued > self.store.size() as u64 { Err(Broken) } else { Ok(queued as usize) }
@@ -421,7 +439,7 @@ impl<S: Store> Reading<'_, S> {
     /// The writer may go to the ring if it has sent nothing more.
     pub fn grant(&mut self) {
         let route = self.written.route.load(Ordering::Acquire);
-        if self.granted() || kind(route) != ROUTE_TCP {
+        if self.granted() || kind(route) != ROUTE_TCP || self.has_left() {
             return;
         }
         let given = self.own.tcp_data.load(Ordering::Relaxed) + 1;
@@ -469,11 +487,6 @@ impl<S: Store> Reading<'_, S> {
             as usize
     }
 
-    /// So many doorbells were taken from TCP.
-    pub fn took_bells(&mut self, count: usize) {
-        bump(&self.own.bells, count as u64);
-    }
-
     /// Takes doorbells from TCP: `discard` does, and tells how many.
     pub fn take_bells<E>(
         &mut self,
@@ -518,15 +531,36 @@ impl<S: Store> Reading<'_, S> {
         self.bell.bell_at.store(NEVER, Ordering::Relaxed);
     }
 
-    /// From now on everything is to come over TCP; what the ring holds is to be sent again.
-    pub fn leave(&mut self) {
-        self.bell.leaves.store(1, Ordering::SeqCst);
+    /// From now on everything is to come over TCP. To be called until it says [`Leave::Left`]; then
+    /// [`Reading::bells_due`] doorbells are still in front.
+    pub fn leave(&mut self) -> Result<Leave, Broken> {
+        if !self.has_left() {
+            if let Found::Ring(_) | Found::Empty = self.look()? {
+                let leaves = &self.bell.leaves;
+                let order = (Ordering::AcqRel, Ordering::Acquire);
+                if leaves.compare_exchange(STAYS, ASKED, order.0, order.1) == Err(BEYOND) {
+                    return Ok(Leave::Beyond);
+                }
+            }
+            self.own.has_left.store(1, Ordering::Relaxed);
+        }
+        Ok(if self.route() == ROUTE_RING { Leave::Asked } else { Leave::Left })
     }
 
-    /// The writer has done so.
-    pub fn has_left(&self) -> bool {
-        self.bell.left.load(Ordering::Acquire) != 0
+    fn has_left(&self) -> bool {
+        self.own.has_left.load(Ordering::Relaxed) != 0
     }
+}
+
+/// How far a reader is that leaves the ring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leave {
+    /// The writer has been asked, and has not answered.
+    Asked,
+    /// Everything that comes is on TCP.
+    Left,
+    /// Bytes in the ring are followed by others on TCP: while that is so nobody can leave but by reading.
+    Beyond,
 }
 
 /// The writing side, held.
@@ -590,6 +624,9 @@ impl<'a, S: Store> Writing<'a, S> {
         self.own.in_doubt.store(1, Ordering::Relaxed);
         let taken = word.compare_exchange(grant, FLIPPED, Ordering::AcqRel, Ordering::Relaxed);
         if taken.is_ok() {
+            // It may be that the reader, who knows by the grant, has asked already.
+            let order = (Ordering::AcqRel, Ordering::Relaxed);
+            let _ = self.bell.leaves.compare_exchange(BEYOND, STAYS, order.0, order.1);
             self.set_route(ROUTE_RING);
         }
         self.own.in_doubt.store(0, Ordering::Relaxed);
@@ -669,21 +706,36 @@ impl<'a, S: Store> Writing<'a, S> {
         self.written.bells.store(bells, Ordering::Release);
     }
 
-    /// The ring is full: the stream goes on over TCP.
-    pub fn overflow(&mut self) {
+    /// The ring is full: the stream goes on over TCP. False if the reader leaves: see [`Writing::recall`].
+    #[must_use]
+    pub fn overflow(&mut self) -> bool {
         bump(&self.written.overflows, 1);
-        self.go_to_tcp(ROUTE_TCP);
+        self.go_to_tcp(ROUTE_TCP)
     }
 
-    /// The stream stays on TCP for good.
-    pub fn pin(&mut self) {
-        self.go_to_tcp(ROUTE_PINNED);
+    /// The stream stays on TCP for good. False if the reader leaves: see [`Writing::recall`].
+    pub fn pin(&mut self) -> bool {
+        self.go_to_tcp(ROUTE_PINNED)
     }
 
-    fn go_to_tcp(&self, to: u64) {
-        if self.kind() == to {
-            return;
+    fn go_to_tcp(&self, to: u64) -> bool {
+        if self.must_leave() {
+            return false;
         }
+        if self.kind() == ROUTE_RING {
+            let leaves = &self.bell.leaves;
+            let order = (Ordering::AcqRel, Ordering::Acquire);
+            if leaves.compare_exchange(STAYS, BEYOND, order.0, order.1) == Err(ASKED) {
+                return false;
+            }
+            self.change_to_tcp(to);
+        } else if self.kind() != to {
+            self.set_route(to);
+        }
+        true
+    }
+
+    fn change_to_tcp(&self, to: u64) {
         let bells = self.own.bells.load(Ordering::Relaxed);
         self.own.in_doubt.store(1, Ordering::Relaxed);
         self.written.bells_before_tcp.store(bells, Ordering::Release);
@@ -700,22 +752,39 @@ impl<'a, S: Store> Writing<'a, S> {
 
     /// The reader wants everything over TCP, and what it has not taken from the ring again.
     pub fn must_leave(&self) -> bool {
-        self.bell.leaves.load(Ordering::Acquire) != 0 && self.bell.left.load(Ordering::Relaxed) == 0
+        self.bell.leaves.load(Ordering::Acquire) == ASKED
+            && self.bell.left.load(Ordering::Relaxed) == 0
     }
 
-    /// Copies bytes that the reader has not taken, from `skip` on.
-    pub fn recall(&self, skip: usize, to: &mut [u8]) -> Result<usize, Broken> {
-        let tail = self.taken.tail.load(Ordering::Acquire);
-        let used = self.store.size() - self.room(tail)?;
-        let count = used.saturating_sub(skip).min(to.len());
-        self.store.take(tail.wrapping_add(skip as u64), &mut to[..count]);
+    /// Goes to TCP for good, and copies bytes of the ring that are to be sent there before anything else. None
+    /// are left when zero is returned.
+    pub fn recall(&mut self, to: &mut [u8]) -> Result<usize, Broken> {
+        if self.own.in_doubt.load(Ordering::Relaxed) != 0 {
+            return Err(Broken);
+        }
+        if self.own.is_recalling.load(Ordering::Relaxed) == 0 {
+            let tail = self.taken.tail.load(Ordering::Acquire);
+            self.room(tail)?;
+            self.own.recalled.store(tail, Ordering::Relaxed);
+            self.own.is_recalling.store(1, Ordering::Relaxed);
+            self.change_to_tcp(ROUTE_PINNED);
+        }
+        let from = self.own.recalled.load(Ordering::Relaxed);
+        let count = (self.store.size() - self.room(from)?).min(to.len());
+        self.store.take(from, &mut to[..count]);
+        if count == 0 {
+            self.bell.left.store(1, Ordering::Release);
+        }
         Ok(count)
     }
 
-    /// What was recalled has been sent over TCP, and so will be everything.
-    pub fn left(&mut self) {
-        self.pin();
-        self.bell.left.store(1, Ordering::Release);
+    /// Sends what was recalled: `send` does, and tells how much.
+    pub fn resend<E>(&mut self, send: impl FnOnce() -> Result<usize, E>) -> Result<usize, E> {
+        self.own.in_doubt.store(1, Ordering::Relaxed);
+        let result = send();
+        bump(&self.own.recalled, *result.as_ref().unwrap_or(&0) as u64);
+        self.own.in_doubt.store(0, Ordering::Relaxed);
+        result
     }
 }
 

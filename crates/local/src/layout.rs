@@ -33,6 +33,14 @@ pub const ROUTE_RING: u64 = 1;
 /// Bytes go over TCP for good.
 pub const ROUTE_PINNED: u64 = 2;
 
+/// [`Bell::leaves`]: the bytes of the ring are the last that were written, or there are none.
+pub const STAYS: u32 = 0;
+/// [`Bell::leaves`]: the reader takes nothing more from the ring; the writer is to send again over TCP what is
+/// there, and go on there.
+pub const ASKED: u32 = 1;
+/// [`Bell::leaves`]: behind the bytes of the ring come others on TCP, so they cannot be sent again.
+pub const BEYOND: u32 = 2;
+
 /// What the writer of a direction says.
 #[derive(Debug)]
 #[repr(C, align(128))]
@@ -77,9 +85,10 @@ pub struct Bell {
     pub grant: AtomicU64,
     /// Not zero when the reader looks at the ring.
     pub attached: AtomicU32,
-    /// Not zero when the reader wants everything over TCP, and takes no more from the ring.
+    /// [`STAYS`], [`ASKED`] or [`BEYOND`]: who was first, the reader that wants everything over TCP or the
+    /// writer that goes on over TCP behind what the ring holds.
     pub leaves: AtomicU32,
-    /// Set to the same by the writer when it has sent again over TCP what the ring held.
+    /// Not zero when the writer has sent again over TCP what the ring held.
     pub left: AtomicU32,
 }
 

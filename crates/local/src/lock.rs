@@ -34,9 +34,10 @@ pub struct Held<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reentered;
 
-const SPINS: u32 = 200;
+/// A model checker tries every order of few steps.
+const SPINS: u32 = if cfg!(loom) { 1 } else { 200 };
 /// Yields between two questions whether the holder lives.
-const PATIENCE: u32 = 64;
+const PATIENCE: u32 = if cfg!(loom) { 2 } else { 64 };
 
 impl Lock {
     /// A free lock.

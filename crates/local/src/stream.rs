@@ -4,7 +4,7 @@
 //! see: a byte may have come by the ring, and a wait may spin first. All sleeping is done
 //! by the kernel on the TCP socket, so time limits, signals, resets and the end work as ever.
 
-use crate::end::{Arm, Broken, End, Found, Reading, Way};
+use crate::end::{Arm, Broken, End, Found, Reading, Way, Writing};
 use crate::lock::{Reentered, Threads};
 use crate::ring::Store;
 use crate::sync::Ordering;
@@ -24,6 +24,10 @@ pub trait Tcp {
     /// Whether the peer's FIN or a reset has come, whatever is to be read before it (POLLRDHUP);
     /// without waiting.
     fn is_over(&self) -> bool;
+    /// Whether the next byte is the urgent one, at which a read stops (SIOCATMARK).
+    fn is_at_mark(&self) -> bool {
+        false
+    }
     /// Sends one doorbell, without waiting. EAGAIN is tried again.
     fn ring(&self) -> Result<(), Errno>;
     /// send(2), as the program wants it: it waits if the program's call does.
@@ -174,8 +178,11 @@ fn gather<S: Store + Copy>(
             skip = if peek { begin } else { skip };
             let count = take(reading, queued, to, skip, peek);
             skip += count;
-            if count == queued && !peek && reading.sleepers() == 0 {
-                let _ = take_spent_bells(end, reading, tcp);
+            if count == queued
+                && !peek
+                && let Err(error) = drop_bells(end, tcp, reading)
+            {
+                return (skip - begin, Err(error));
             }
             if skip == room || !reading.is_on_tcp() {
                 return (skip - begin, Ok(()));
@@ -187,6 +194,10 @@ fn gather<S: Store + Copy>(
             continue;
         }
         if skip > begin && found == Found::Empty {
+            return (skip - begin, Ok(()));
+        }
+        // A read does not go over the mark.
+        if skip > begin && reading.bells_due() == 0 && tcp.is_at_mark() {
             return (skip - begin, Ok(()));
         }
         match beyond(end, tcp, reading, found, to, skip, peek) {
@@ -252,23 +263,19 @@ fn beyond<S: Store + Copy>(
     }
 }
 
-/// The ring is empty, and nobody sleeps: a doorbell has nothing to say any more. It is taken at once, for
-/// a socket that is closed over unread bytes is reset. False when TCP had an error instead.
-fn take_spent_bells<S: Store>(
+/// The ring is empty: a doorbell has nothing to say any more. It is taken at once, for a socket that
+/// is closed over unread bytes is reset.
+fn drop_bells<S: Store>(
     end: &End<'_, S>,
-    reading: &mut Reading<'_, S>,
     tcp: &impl Tcp,
-) -> bool {
+    reading: &mut Reading<'_, S>,
+) -> Result<(), Errno> {
     let due = reading.bells_due();
-    if due == 0 {
-        return true;
-    }
-    match reading.take_bells(|| tcp.discard(due)) {
-        Ok(_) | Err(Errno::AGAIN) => true,
-        Err(error) => {
-            keep(end, error);
-            false
-        }
+    if due > 0
+        && !has_come(reading)?
+        && let Err(error) = reading.take_bells(|| tcp.discard(due))
+    {
+        keep(end, error);
     }
     Ok(())
 }
@@ -427,7 +434,8 @@ pub fn prepare<S: Store + Copy>(
     low_water: usize,
 ) -> Result<bool, Errno> {
     if end.is_asked_to_leave() {
-        oblige(end, tcp, threads)?;
+        // A full socket is no reason not to sleep, and a broken one wakes.
+        let _ = oblige(end, tcp, threads);
     }
     let mut reading = end.reading(threads)?;
     Ok(ready(end, &mut reading, tcp, low_water)?.is_some())
@@ -460,9 +468,14 @@ fn ready<S: Store + Copy>(
         return Ok(Some(Ready::Ring));
     }
     // Fewer bytes than are waited for here may be what somebody else is rung for.
-    let is_free = due > 0 && (reading.sleepers() <= 1 || !is_in_ring(reading)?);
-    if is_free && !take_spent_bells(end, reading, tcp) {
-        return Ok(Some(Ready::Tcp));
+    if due > 0 && (reading.sleepers() <= 1 || !is_in_ring(reading)?) {
+        match reading.take_bells(|| tcp.discard(due)) {
+            Ok(_) | Err(Errno::AGAIN) => {}
+            Err(error) => {
+                keep(end, error);
+                return Ok(Some(Ready::Tcp));
+            }
+        }
     }
     Ok(None)
 }
@@ -477,7 +490,8 @@ pub fn settle<S: Store + Copy>(
     low_water: usize,
 ) -> Result<bool, Errno> {
     if end.is_asked_to_leave() {
-        oblige(end, tcp, threads)?;
+        // A full socket is no reason not to sleep, and a broken one wakes.
+        let _ = oblige(end, tcp, threads);
     }
     let mut reading = end.reading(threads)?;
     if reading.bells_due() == 0 {
@@ -532,7 +546,7 @@ pub fn send<S: Store + Copy>(
     let len = from.iter().map(|buffer| buffer.len()).sum::<usize>();
     let mut writing = end.writing(threads)?;
     if writing.must_leave() {
-        resend(end, &mut writing, tcp)?;
+        resend(&mut writing, tcp)?;
     }
     if end.is_peer_closed() {
         // What becomes of bytes for a closed socket is TCP's to say.
@@ -552,9 +566,7 @@ pub fn send<S: Store + Copy>(
         if room >= fitting || (done > 0 && room >= end.outgoing.size() / 4) {
             let count = room.min(len - done);
             put(&writing, from, done, count);
-            if writing.publish(count) {
-                ring(&mut writing, tcp, threads)?;
-            }
+            publish(&mut writing, tcp, threads, count)?;
             done += count;
             until = None;
             continue;
@@ -562,7 +574,10 @@ pub fn send<S: Store + Copy>(
         // Full: a little patience, and then the way on which the kernel waits.
         let now = tcp.now_ns();
         if how.spin_ns == 0 || now >= *until.get_or_insert_with(|| now + how.spin_ns) {
-            writing.overflow();
+            match overflow(&mut writing, tcp) {
+                Err(_) if done > 0 => return Ok(done),
+                result => result?,
+            }
             break;
         }
         (0..32).for_each(|_| std::hint::spin_loop());
@@ -580,23 +595,49 @@ pub fn send<S: Store + Copy>(
     }
 }
 
-/// Sends a doorbell that was counted. The reader has taken all data, so what fills the socket's buffer is bytes that
-/// have arrived and of which the kernel has not yet heard: room comes soon, whatever the reader does. A doorbell that was
-/// counted and cannot be sent would be taken for data, so the connection ends with it.
-pub fn ring<S: Store>(
-    writing: &mut crate::end::Writing<'_, S>,
+/// The reader may have so many bytes that were copied, and is woken if it sleeps.
+pub fn publish<S: Store>(
+    writing: &mut Writing<'_, S>,
     tcp: &impl Tcp,
     threads: &impl Threads,
+    count: usize,
 ) -> Result<(), Errno> {
+    if writing.publish(count) {
+        ring(tcp, threads)?;
+        writing.has_rung();
+    }
+    Ok(())
+}
+
+/// The ring is full: the stream goes on over TCP.
+pub fn overflow<S: Store>(writing: &mut Writing<'_, S>, tcp: &impl Tcp) -> Result<(), Errno> {
+    if writing.overflow() { Ok(()) } else { resend(writing, tcp) }
+}
+
+/// Wakes the peer, which has something to be told. False where a byte on TCP would be data.
+pub fn call<S: Store>(
+    writing: &mut Writing<'_, S>,
+    tcp: &impl Tcp,
+    threads: &impl Threads,
+) -> Result<bool, Errno> {
+    let may_ring = writing.call();
+    if may_ring {
+        ring(tcp, threads)?;
+        writing.has_rung();
+    }
+    Ok(may_ring)
+}
+
+/// Sends a doorbell. The reader has taken all data, so what fills the socket's buffer is bytes that
+/// have arrived and of which the kernel has not yet heard: room comes soon, whatever the reader does. A doorbell that was
+/// counted and cannot be sent would be taken for data, so the connection ends with it.
+fn ring(tcp: &impl Tcp, threads: &impl Threads) -> Result<(), Errno> {
     let mut until = None;
     loop {
         match tcp.ring() {
             Err(Errno::AGAIN | Errno::INTR | Errno::NOBUFS | Errno::NOMEM) => {}
             // The connection is gone: that is for the next call to tell.
-            Ok(()) | Err(_) => {
-                writing.has_rung();
-                return Ok(());
-            }
+            Ok(()) | Err(_) => return Ok(()),
         }
         let now = tcp.now_ns();
         if now >= *until.get_or_insert(now + RING_NS_MAX) {
@@ -608,12 +649,7 @@ pub fn ring<S: Store>(
 
 /// Copies `count` bytes of the buffers, from `skip` on.
 #[inline]
-fn put<S: Store>(
-    writing: &crate::end::Writing<'_, S>,
-    from: &[IoSlice<'_>],
-    skip: usize,
-    count: usize,
-) {
+fn put<S: Store>(writing: &Writing<'_, S>, from: &[IoSlice<'_>], skip: usize, count: usize) {
     let mut before = skip;
     let mut done = 0;
     for buffer in from {
@@ -652,26 +688,45 @@ pub fn oblige<S: Store + Copy>(
     threads: &impl Threads,
 ) -> Result<(), Errno> {
     let mut writing = end.writing(threads)?;
-    if writing.must_leave() { resend(end, &mut writing, tcp) } else { Ok(()) }
+    if writing.must_leave() { resend(&mut writing, tcp) } else { Ok(()) }
 }
 
-/// The peer wants everything over TCP: sends it again what it has not taken from the ring.
-fn resend<S: Store>(
+/// The stream is to stay on TCP for good, and what the peer is owed of the ring is there already. For one who
+/// is about to send a FIN, or to write in a way that the ring does not know.
+pub fn pin<S: Store + Copy>(
     end: &End<'_, S>,
-    writing: &mut crate::end::Writing<'_, S>,
     tcp: &impl Tcp,
+    threads: &impl Threads,
 ) -> Result<(), Errno> {
-    let mut unread = vec![0; end.outgoing.size()];
-    let count = writing.recall(0, &mut unread)?;
-    let mut sent = 0;
-    while sent < count {
-        match tcp.send(&[IoSlice::new(&unread[sent..count])]) {
-            Ok(more) => sent += more,
-            Err(Errno::AGAIN | Errno::INTR) => std::thread::yield_now(),
-            // The connection is gone, and nobody waits for its bytes.
-            Err(_) => break,
+    let mut until = None;
+    loop {
+        let mut writing = end.writing(threads)?;
+        if writing.pin() {
+            return Ok(());
         }
+        match resend(&mut writing, tcp) {
+            Ok(()) => return Ok(()),
+            Err(Errno::AGAIN) => {}
+            Err(error) => return Err(error),
+        }
+        drop(writing);
+        let now = tcp.now_ns();
+        if now >= *until.get_or_insert(now + RING_NS_MAX) {
+            return Err(Errno::AGAIN);
+        }
+        threads.yield_now();
     }
-    writing.left();
-    Ok(())
+}
+
+/// The peer wants everything over TCP: sends it again what it has not taken from the ring. When
+/// the socket is full, the rest is for the next call.
+fn resend<S: Store>(writing: &mut Writing<'_, S>, tcp: &impl Tcp) -> Result<(), Errno> {
+    let mut unread = [0; 4096];
+    loop {
+        let count = writing.recall(&mut unread)?;
+        if count == 0 {
+            return Ok(());
+        }
+        writing.resend(|| tcp.send(&[IoSlice::new(&unread[..count])]))?;
+    }
 }

@@ -26,8 +26,8 @@ fn leave(fd: c_int) -> bool {
         if descriptors::is_hidden(fd) {
             return false;
         }
-        local::pairing::closing(fd);
-        local::sets::closed(fd);
+        let twin = local::pairing::closing(fd);
+        local::sets::closed(fd, twin);
         return true;
     }
     if !keeps_tables() {

@@ -157,6 +157,46 @@ unsafe fn learn_passed(msg: &msghdr) {
     }
 }
 
+/// As recvmmsg(2) on a connection of ours.
+unsafe fn messages_of_ring(
+    fd: c_int,
+    msgs: *mut mmsghdr,
+    count: c_uint,
+    flags: c_int,
+    timeout: *mut timespec,
+) -> Option<Raw> {
+    if msgs.is_null() || count == 0 {
+        return None;
+    }
+    // SAFETY: null or the program's.
+    let limit = unsafe { super::poll::limit_of(timeout) }?;
+    let until = limit.map(|limit| crate::sys::now_ns().saturating_add(limit));
+    let only_the_first_waits = flags & libc::MSG_WAITFORONE != 0;
+    let mut flags = flags & !libc::MSG_WAITFORONE;
+    let mut got: c_uint = 0;
+    while got < count {
+        // SAFETY: the program says that it has so many.
+        let message = unsafe { &mut *msgs.add(got as usize) };
+        // SAFETY: the caller's.
+        let result = unsafe { local::calls::read_message(fd, &raw mut message.msg_hdr, flags) };
+        match result {
+            None if got == 0 => return None,
+            Some(failed) if failed < 0 && got == 0 => return Some(failed),
+            Some(length) if length >= 0 => message.msg_len = length as c_uint,
+            _ => break,
+        }
+        got += 1;
+        if only_the_first_waits {
+            flags |= libc::MSG_DONTWAIT;
+        }
+        // The time is looked at behind each message (recvmmsg(2)).
+        if until.is_some_and(|until| crate::sys::now_ns() >= until) {
+            break;
+        }
+    }
+    Some(got as Raw)
+}
+
 /// From a socket that matters one message at a time.
 unsafe fn recvmmsg_loud(
     fd: c_int,
@@ -167,12 +207,8 @@ unsafe fn recvmmsg_loud(
 ) -> c_int {
     // SAFETY: the caller's.
     unsafe {
-        if count > 0
-            && !msgs.is_null()
-            && let Some(result) = local::calls::read_message(fd, &raw mut (*msgs).msg_hdr, flags)
-        {
-            (*msgs).msg_len = result.max(0) as c_uint;
-            return if result < 0 { ret(result) as c_int } else { 1 };
+        if let Some(result) = messages_of_ring(fd, msgs, count, flags, timeout) {
+            return ret(result) as c_int;
         }
         let taken = descriptors::of(fd)
             .filter(|_| count > 0 && !msgs.is_null())

@@ -130,6 +130,22 @@ unsafe fn by_number(number: c_long, args: [usize; 6]) -> c_long {
                 let (count, timeout) = (c as c_int, d as c_int);
                 epoll::epoll_pwait(fd, b as *mut _, count, timeout, e as *const _) as isize
             }
+            libc::SYS_epoll_pwait2 => {
+                let (count, timeout) = (c as c_int, d as *const libc::timespec);
+                epoll::epoll_pwait2(fd, b as *mut _, count, timeout, e as *const _) as isize
+            }
+            libc::SYS_pselect6 => {
+                // The last argument is of a mask and its size.
+                let mask = if f == 0 { std::ptr::null() } else { *(f as *const *const _) };
+                let timeout = e as *const libc::timespec;
+                super::select::pselect(fd, b as *mut _, c as *mut _, d as *mut _, timeout, mask)
+                    as isize
+            }
+            #[cfg(target_arch = "x86_64")]
+            libc::SYS_select => {
+                let timeout = e as *mut libc::timeval;
+                super::select::select(fd, b as *mut _, c as *mut _, d as *mut _, timeout) as isize
+            }
             libc::SYS_ppoll => {
                 let (count, timeout) = (b as libc::nfds_t, c as *const libc::timespec);
                 poll::ppoll(a as *mut _, count, timeout, d as *const _) as isize

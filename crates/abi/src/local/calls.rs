@@ -83,8 +83,6 @@ pub unsafe fn read(fd: c_int, iov: *mut iovec, count: usize, flags: c_int) -> Op
             if flags & (libc::MSG_OOB | libc::MSG_ERRQUEUE) != 0 || count > PIECES_MAX {
                 return None;
             }
-            // SAFETY: the caller's.
-            let to = unsafe { buffers_mut(iov, count) };
             let how = ReadHow {
                 peek: flags & libc::MSG_PEEK != 0,
                 all: flags & libc::MSG_WAITALL != 0,
@@ -94,8 +92,12 @@ pub unsafe fn read(fd: c_int, iov: *mut iovec, count: usize, flags: c_int) -> Op
             };
             let socket = Socket { fd, flags: libc::MSG_NOSIGNAL };
             let result = if flags & libc::MSG_TRUNC != 0 {
-                discard(end, &socket, to, how)
+                // SAFETY: the caller's; where the pieces are is not looked at.
+                let pieces = unsafe { std::slice::from_raw_parts(iov, count) };
+                discard(end, &socket, pieces.iter().map(|piece| piece.iov_len).sum(), how)
             } else {
+                // SAFETY: the caller's.
+                let to = unsafe { buffers_mut(iov, count) };
                 stream::recv(end, &socket, &Family, to, how)
             };
             has_read(&used);
@@ -104,14 +106,13 @@ pub unsafe fn read(fd: c_int, iov: *mut iovec, count: usize, flags: c_int) -> Op
     }
 }
 
-/// MSG_TRUNC: the bytes go nowhere (tcp(7)); the buffers are not written.
+/// MSG_TRUNC: `left` bytes go nowhere (tcp(7)); the buffers are not written, and may be none.
 fn discard(
     end: &End<'static, Ring>,
     socket: &Socket,
-    to: &[IoSliceMut<'_>],
+    mut left: usize,
     how: ReadHow,
 ) -> Result<usize, Errno> {
-    let mut left = to.iter().map(|buffer| buffer.len()).sum::<usize>();
     let mut scratch = [0u8; 4096];
     let mut done = 0;
     let mut how = how;
@@ -211,9 +212,7 @@ pub unsafe fn write(fd: c_int, iov: *const iovec, count: usize, flags: c_int) ->
             if flags & (libc::MSG_OOB | libc::MSG_ZEROCOPY | libc::MSG_FASTOPEN) != 0
                 || count > PIECES_MAX
             {
-                if let Ok(mut writing) = end.writing(&Family) {
-                    writing.pin();
-                }
+                let _ = stream::pin(end, &socket, &Family);
                 return None;
             }
             let waits = flags & libc::MSG_DONTWAIT == 0 && !found.is_nonblocking();
@@ -298,7 +297,11 @@ pub unsafe fn send_file(fd: c_int, from: c_int, offset: *mut off_t, count: usize
                     Err(_) => return Some(-(libc::ECONNRESET as Raw)),
                     Ok(Way::Tcp) => break,
                     Ok(Way::Ring(0)) => {
-                        writing.overflow();
+                        let socket = Socket { fd, flags: libc::MSG_NOSIGNAL };
+                        if let Err(error) = stream::overflow(&mut writing, &socket) {
+                            let error = -(error.raw_os_error() as Raw);
+                            return Some(if done > 0 { done as Raw } else { error });
+                        }
                         break;
                     }
                     Ok(Way::Ring(room)) => {
@@ -320,11 +323,11 @@ pub unsafe fn send_file(fd: c_int, from: c_int, offset: *mut off_t, count: usize
                             unsafe { *offset += got as off_t };
                         }
                         done += got as usize;
-                        if writing.publish(got as usize) {
-                            let socket = Socket { fd, flags: 0 };
-                            if let Err(errno) = stream::ring(&mut writing, &socket, &Family) {
-                                return Some(-(errno.raw_os_error() as Raw));
-                            }
+                        let socket = Socket { fd, flags: 0 };
+                        let published =
+                            stream::publish(&mut writing, &socket, &Family, got as usize);
+                        if let Err(errno) = published {
+                            return Some(-(errno.raw_os_error() as Raw));
                         }
                         if done == count {
                             return Some(done as Raw);
@@ -365,7 +368,12 @@ pub unsafe fn splice_to(fd: c_int, call: impl Fn() -> Raw) -> Option<Raw> {
             let Ok(mut writing) = end.writing(&Family) else { return Some(AGAIN) };
             match writing.way(1) {
                 Err(_) => return Some(-(libc::ECONNRESET as Raw)),
-                Ok(Way::Ring(_)) => writing.overflow(),
+                Ok(Way::Ring(_)) => {
+                    let socket = Socket { fd, flags: libc::MSG_NOSIGNAL };
+                    if let Err(error) = stream::overflow(&mut writing, &socket) {
+                        return Some(-(error.raw_os_error() as Raw));
+                    }
+                }
                 Ok(Way::Tcp) => {}
             }
             let kernel = writing.enter_kernel();

@@ -5,7 +5,7 @@
 //! connection is paired, and ends with its last descriptor in the last process that has it. A
 //! connection whose beginning nobody saw is none of ours.
 
-use crate::sys::enter;
+use crate::sys::{self, enter};
 use sosplice_local::end::{End, Own};
 use sosplice_local::layout::{HEADER_BYTES, Header};
 use sosplice_local::ring::Ring;
@@ -139,8 +139,22 @@ fn map<T>(count: usize, sharing: c_int) -> Option<*mut T> {
     (at > 0).then_some(at as *mut T)
 }
 
+/// The process whose tables these are: a child of vfork has the memory, and descriptors of its own.
+static OWNER: AtomicU32 = AtomicU32::new(0);
+
+/// The tables are this process's.
+pub fn is_owner() -> bool {
+    sys::pid() == OWNER.load(Ordering::Relaxed)
+}
+
+/// They are from now on.
+pub fn own() {
+    OWNER.store(sys::pid(), Ordering::Relaxed);
+}
+
 /// Makes the tables; false where there is no memory, and everything stays TCP.
 pub fn begin() -> bool {
+    own();
     let made = || {
         RECORDS_AT.store(map(RECORDS, libc::MAP_SHARED)?, Ordering::Release);
         HERE_AT.store(map(RECORDS, libc::MAP_PRIVATE)?, Ordering::Release);
@@ -213,6 +227,9 @@ pub fn any_paired() -> bool {
 
 /// A connection begins under this descriptor.
 pub fn enter(fd: c_int) -> Option<Connection> {
+    if !is_owner() {
+        return None;
+    }
     let place = entry(fd)?;
     if place.load(Ordering::Relaxed) != 0 {
         // It was closed behind our back.
@@ -244,7 +261,7 @@ pub fn enter(fd: c_int) -> Option<Connection> {
 
 /// A duplicate was made.
 pub fn duplicated(old: c_int, new: c_int) {
-    let Some(found) = of(old) else { return };
+    let Some(found) = of(old).filter(|_| is_owner()) else { return };
     if let Some(place) = entry(new) {
         found.here.descriptors.fetch_add(1, Ordering::AcqRel);
         place.store(found.id, Ordering::Release);

@@ -6,7 +6,7 @@ use super::pairing;
 use super::socket::{Family, Socket, now_ns};
 use crate::sys::enter;
 use libc::{c_int, msghdr};
-use sosplice_local::end::{End, Found};
+use sosplice_local::end::{End, Leave};
 use sosplice_local::ring::Ring;
 use sosplice_local::stream::{self, Tcp};
 
@@ -19,10 +19,9 @@ pub fn shutting_down(fd: c_int, how: c_int) {
         return;
     }
     // What follows is the kernel's to refuse; what was written before is in the ring already.
-    if let Some(found) = connections::paired(fd)
-        && let Ok(mut writing) = found.end.writing(&Family)
-    {
-        writing.pin();
+    if let Some(found) = connections::paired(fd) {
+        let socket = Socket { fd, flags: libc::MSG_NOSIGNAL };
+        let _ = stream::pin(&found.end, &socket, &Family);
     }
 }
 
@@ -42,33 +41,30 @@ fn leave_ring(end: &End<'static, Ring>, fd: c_int) {
     let mut is_asked = false;
     loop {
         let Ok(mut reading) = end.reading(&Family) else { return };
-        let found = reading.look();
-        if matches!(found, Err(_) | Ok(Found::Tcp)) || reading.has_left() {
-            // The grant is taken back, and nobody gives it again. Doorbells that are on the way are
-            // no data.
-            take_bells(&mut reading, &socket, until);
-            break;
-        }
-        if !is_asked {
-            is_asked = true;
-            reading.leave();
-            drop(reading);
-            if let Ok(mut writing) = end.writing(&Family)
-                && writing.call()
-            {
-                let _ = stream::ring(&mut writing, &socket, &Family);
+        match reading.leave() {
+            // Doorbells that are on the way are no data.
+            Ok(Leave::Left) | Err(_) => {
+                take_bells(&mut reading, &socket, until);
+                break;
             }
-        } else {
-            drop(reading);
+            Ok(Leave::Asked) if !is_asked => {
+                is_asked = true;
+                drop(reading);
+                if let Ok(mut writing) = end.writing(&Family) {
+                    let _ = stream::call(&mut writing, &socket, &Family);
+                }
+            }
+            // Another thread may read meanwhile.
+            Ok(Leave::Asked | Leave::Beyond) => drop(reading),
         }
+        // It may be leaving as well, and wait for the same.
+        let _ = stream::oblige(end, &socket, &Family);
         if now_ns() > until || end.is_peer_closed() || socket.probe() == Ok(0) {
             break;
         }
         nap();
     }
-    if let Ok(mut writing) = end.writing(&Family) {
-        writing.pin();
-    }
+    let _ = stream::pin(end, &socket, &Family);
 }
 
 fn take_bells(

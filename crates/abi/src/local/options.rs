@@ -9,7 +9,6 @@ use sosplice_local::stream;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 const TCP_ULP: c_int = 31;
-const SIOCOUTQ: c_ulong = libc::TIOCOUTQ as c_ulong;
 
 /// An option that the ring has in the kernel's place.
 fn kept(found: &Connection, level: c_int, name: c_int) -> Option<&'static AtomicU32> {
@@ -107,11 +106,9 @@ pub unsafe fn counted(fd: c_int, request: c_ulong, arg: *mut c_int) {
     let end = &found.end;
     // SAFETY: the caller's.
     let count = unsafe { &mut *arg };
-    if request == libc::FIONREAD as c_ulong {
-        if let Ok((queued, bells)) = stream::queued(end, &Family) {
-            *count = (*count - bells as c_int).max(0) + queued as c_int;
-        }
-    } else if request == SIOCOUTQ {
-        *count += end.unread_by_peer() as c_int;
+    if request == libc::FIONREAD as c_ulong
+        && let Ok((queued, bells)) = stream::queued(end, &Family)
+    {
+        *count = (*count - bells as c_int).max(0) + queued as c_int;
     }
 }

@@ -11,6 +11,7 @@ use crate::descriptors;
 use crate::lock;
 use crate::sys::{self, enter};
 use libc::{c_int, sockaddr_storage, socklen_t};
+use rustix::io::Errno;
 use sosplice_local::end::{End, Found};
 use sosplice_local::member::{self, Mail, Member};
 use sosplice_local::ring::Ring;
@@ -108,12 +109,27 @@ fn announce(found: Connection) {
             let Some(inode) = sys::socket_inode(fd) else { return false };
             found.record.inode.store(inode, Ordering::Relaxed);
             is_wanted(local, peer)
-                && member.announce(found.token(), local, peer, namespace(), ring_bytes).is_ok()
+                && say(member, |member| {
+                    member.announce(found.token(), local, peer, namespace(), ring_bytes)
+                })
         },
     );
     if !announced {
         found.give_up();
     }
+}
+
+/// What cannot be said because the broker is gone is said to the next one, by the next connection.
+fn say(member: &Member, what: impl Fn(&Member) -> Result<(), Errno>) -> bool {
+    let said = what(member);
+    if matches!(said, Err(Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN | Errno::BADF)) {
+        for fd in member.raw_fds() {
+            descriptors::forget_hidden(fd);
+        }
+        // Another thread may be looking at its mail; one page and a descriptor are the price.
+        MEMBER.store(std::ptr::null_mut(), Ordering::Release);
+    }
+    said.is_ok()
 }
 
 /// The network namespace of this process, by its inode.
@@ -242,11 +258,14 @@ pub fn restore(found: &Connection, fd: c_int) {
 }
 
 /// A descriptor is about to be closed. The end of a paired connection is made what TCP would make
-/// of it.
-pub fn closing(fd: c_int) {
-    let Some((found, last)) = connections::forget(fd) else { return };
+/// of it. Another descriptor of the same connection, if there is one.
+pub fn closing(fd: c_int) -> Option<c_int> {
+    if connections::of(fd).is_none() || !connections::is_owner() {
+        return None;
+    }
+    let (found, last) = connections::forget(fd)?;
     if last == Last::No {
-        return;
+        return Some(found.here.fd.load(Ordering::Relaxed));
     }
     if last == Last::Anywhere {
         if found.state() == State::Paired
@@ -259,6 +278,7 @@ pub fn closing(fd: c_int) {
     } else {
         found.unmap();
     }
+    None
 }
 
 /// The connection stays on TCP.
@@ -300,6 +320,7 @@ pub fn exiting() {
 
 /// A forked child has its parent's membership, which is not its own.
 pub fn after_fork_in_child() {
+    connections::own();
     let inherited = MEMBER.swap(std::ptr::null_mut(), Ordering::AcqRel);
     NOT_BEFORE.store(0, Ordering::Relaxed);
     if !inherited.is_null() {

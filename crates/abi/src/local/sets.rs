@@ -15,9 +15,11 @@ use sosplice_local::lock::Lock;
 use sosplice_local::patience::Patience;
 use std::cell::UnsafeCell;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, Ordering};
 
 const DATA: u32 = (libc::EPOLLIN | libc::EPOLLRDNORM) as u32;
+/// What is not data, and no matter of how it is told.
+const OTHERS: u32 = 0xffff & !(DATA | libc::EPOLLRDHUP as u32);
 const EDGE: u32 = libc::EPOLLET as u32;
 const ONE_SHOT: u32 = libc::EPOLLONESHOT as u32;
 
@@ -30,6 +32,8 @@ const RINGS_IN_A_ROW: u32 = 8;
 /// What the program has asked for.
 #[derive(Clone, Copy)]
 struct Registration {
+    /// A descriptor of what is registered: the one that the program named, as long as it is open.
+    fd: c_int,
     events: u32,
     data: u64,
     /// An edge was told up to this byte of the ring.
@@ -40,11 +44,17 @@ struct Registration {
 
 #[derive(Default)]
 struct Inner {
+    /// By the descriptor that the program named, or a number of ours below zero when that is closed
+    /// and another of the same connection keeps the registration alive (epoll(7)).
     registrations: BTreeMap<c_int, Registration>,
+    /// Their keys.
     by_data: BTreeMap<u64, c_int>,
     live: Vec<c_int>,
     /// Members that are sets themselves.
     sets: Vec<c_int>,
+    /// Of what was told last the kernel has nothing to add: nobody asked for more than data, and
+    /// no peer is at its end.
+    is_all_told: bool,
 }
 
 struct Set {
@@ -135,7 +145,7 @@ pub fn is_set(fd: c_int) -> bool {
 
 /// epoll_ctl(2) has been done by the kernel.
 pub fn controlled(epoll: c_int, op: c_int, fd: c_int, event: Option<(u32, u64)>) {
-    let Some(set) = made(epoll) else { return };
+    let Some(set) = made(epoll).filter(|_| connections::is_owner()) else { return };
     let is_inner_set = op == libc::EPOLL_CTL_ADD && is_epoll(fd, epoll) && made(fd).is_some();
     set.with(|inner| {
         if is_inner_set || op == libc::EPOLL_CTL_DEL {
@@ -144,20 +154,15 @@ pub fn controlled(epoll: c_int, op: c_int, fd: c_int, event: Option<(u32, u64)>)
         if is_inner_set {
             inner.sets.push(fd);
         }
-        if let Some(old) = inner.registrations.remove(&fd)
-            && inner.by_data.get(&old.data) == Some(&fd)
-        {
-            inner.by_data.remove(&old.data);
-        }
+        inner.take(fd);
         if let Some((events, data)) = event.filter(|_| op != libc::EPOLL_CTL_DEL) {
-            let registration = Registration { events, data, told: 0, is_spent: false };
-            inner.registrations.insert(fd, registration);
-            inner.by_data.insert(data, fd);
-            if connections::paired(fd).is_some() && !inner.live.contains(&fd) {
-                inner.live.push(fd);
-            }
+            let registration = Registration { fd, events, data, told: 0, is_spent: false };
+            inner.put(fd, registration);
         }
     });
+    if event.is_some() && set.sleepers.load(Ordering::SeqCst) > 0 && prepare_set(epoll) {
+        kick(epoll);
+    }
 }
 
 /// The kernel looks at what a set is first, and then does not find `other` in it.
@@ -167,20 +172,77 @@ fn is_epoll(fd: c_int, other: c_int) -> bool {
     unsafe { enter!(SYS_epoll_ctl, fd, libc::EPOLL_CTL_DEL, other, 0) == absent }
 }
 
-/// A descriptor is closed: as a member of sets, and as a set.
-pub fn closed(fd: c_int) {
+/// A descriptor is closed: as a member of sets, and as a set. `twin` is another descriptor of the same
+/// connection: then the kernel keeps the registration.
+pub fn closed(fd: c_int, twin: Option<c_int>) {
+    if TOP.load(Ordering::Relaxed) == 0 || !connections::is_owner() {
+        return;
+    }
     for (epoll, set) in all() {
         set.with(|inner| {
             if epoll == fd {
                 *inner = Inner::default();
-            } else if let Some(old) = inner.registrations.remove(&fd) {
-                if inner.by_data.get(&old.data) == Some(&fd) {
-                    inner.by_data.remove(&old.data);
-                }
-                inner.live.retain(|live| *live != fd);
-                inner.sets.retain(|set| *set != fd);
+                return;
+            }
+            inner.sets.retain(|set| *set != fd);
+            match twin {
+                Some(twin) => inner.keep(fd, twin),
+                None => inner.drop_all(fd),
             }
         });
+    }
+}
+
+impl Inner {
+    /// Takes a registration out.
+    fn take(&mut self, key: c_int) -> Option<Registration> {
+        let old = self.registrations.remove(&key)?;
+        if self.by_data.get(&old.data) == Some(&key) {
+            self.by_data.remove(&old.data);
+        }
+        self.live.retain(|live| *live != key);
+        Some(old)
+    }
+
+    fn put(&mut self, key: c_int, registration: Registration) {
+        self.by_data.insert(registration.data, key);
+        self.registrations.insert(key, registration);
+        self.live.push(key);
+    }
+
+    /// The descriptor is closed, and the registration is another's from now on.
+    fn keep(&mut self, fd: c_int, twin: c_int) {
+        if let Some(old) = self.take(fd) {
+            let lowest = self.registrations.keys().next().copied().unwrap_or(0);
+            self.put(lowest.min(0) - 1, Registration { fd: twin, ..old });
+        }
+        for other in self.registrations.values_mut().filter(|other| other.fd == fd) {
+            other.fd = twin;
+        }
+    }
+
+    fn drop_all(&mut self, fd: c_int) {
+        let keys: Vec<c_int> = self
+            .registrations
+            .iter()
+            .filter(|(_, one)| one.fd == fd)
+            .map(|(key, _)| *key)
+            .collect();
+        for key in keys {
+            self.take(key);
+        }
+    }
+
+    /// A registration of this connection.
+    fn has(&self, found: &Used) -> bool {
+        self.registrations
+            .values()
+            .any(|one| connections::of(one.fd).is_some_and(|other| other.is(found)))
+    }
+
+    /// The connection of a registration, if it is paired.
+    fn paired(&self, key: c_int) -> Option<Used> {
+        connections::paired(self.registrations.get(&key)?.fd)
     }
 }
 
@@ -191,21 +253,49 @@ pub fn enliven(found: &Used) {
     let mut is_slept_for = false;
     for (_, set) in all() {
         let has = set.with(|inner| {
-            let mut has = false;
-            for fd in inner.registrations.keys() {
-                if connections::of(*fd).is_some_and(|other| other.is(found)) {
-                    has = true;
-                    if !inner.live.contains(fd) {
-                        inner.live.push(*fd);
-                    }
+            let Inner { registrations, live, .. } = inner;
+            for (key, one) in registrations.iter() {
+                let is_it = connections::of(one.fd).is_some_and(|other| other.is(found));
+                if is_it && !live.contains(key) {
+                    live.push(*key);
                 }
             }
-            has
+            inner.has(found)
         });
         is_slept_for |= has == Some(true) && set.sleepers.load(Ordering::SeqCst) > 0;
     }
-    if is_slept_for {
-        prepare(found);
+    if is_slept_for && prepare(found) {
+        for (epoll, set) in all().filter(|(_, set)| set.sleepers.load(Ordering::SeqCst) > 0) {
+            if set.with(|inner| inner.has(found)) == Some(true) {
+                kick(epoll);
+            }
+        }
+    }
+}
+
+/// In the data of our own event.
+const KICK: u64 = 0x736f_7370_6c69_6365;
+
+/// Always readable; none until it is needed.
+static ALARM: AtomicI32 = AtomicI32::new(-1);
+
+/// Wakes one who sleeps on the set, to look again.
+fn kick(epoll: c_int) {
+    let mut alarm = ALARM.load(Ordering::Acquire);
+    if alarm < 0 {
+        // SAFETY: no pointers.
+        let made = unsafe { enter!(SYS_eventfd2, 1, libc::EFD_CLOEXEC) };
+        if made < 0 {
+            return;
+        }
+        alarm = crate::descriptors::hide(made as c_int);
+        ALARM.store(alarm, Ordering::Release);
+    }
+    let events = (libc::EPOLLIN | libc::EPOLLONESHOT) as u32;
+    let event = epoll_event { events, u64: KICK };
+    for op in [libc::EPOLL_CTL_ADD, libc::EPOLL_CTL_MOD] {
+        // SAFETY: the record lives through the call.
+        unsafe { enter!(SYS_epoll_ctl, epoll, op, alarm, &raw const event) };
     }
 }
 
@@ -221,7 +311,7 @@ fn has_news(inner: &Inner, fd: c_int) -> bool {
     if registration.events & DATA == 0 || registration.is_spent {
         return false;
     }
-    let Some(found) = connections::paired(fd) else { return false };
+    let Some(found) = inner.paired(fd) else { return false };
     let end = &found.end;
     end.has(found.low_water())
         && (registration.events & EDGE == 0 || registration.told != end.arrived())
@@ -249,7 +339,7 @@ pub fn prepare_set(epoll: c_int) -> bool {
 
 /// Asks for a doorbell. False when the connection has news instead.
 fn arm(inner: &Inner, fd: c_int) -> bool {
-    let Some(found) = connections::paired(fd) else { return true };
+    let Some(found) = inner.paired(fd) else { return true };
     let end = &found.end;
     let Some(registration) = inner.registrations.get(&fd) else { return true };
     found.here.is_live.store(0, Ordering::SeqCst);
@@ -272,10 +362,24 @@ pub unsafe fn wait(
     timeout: Option<u64>,
     mask: *const sigset_t,
 ) -> Option<Raw> {
+    let set = made(epoll)?;
     if !connections::any_paired() {
-        return None;
+        // A connection of the set may be paired while this sleeps.
+        set.sleepers.fetch_add(1, Ordering::SeqCst);
+        let at = events.as_mut_ptr();
+        let limit =
+            timeout.map_or(-1, |ns| c_int::try_from(ns.div_ceil(1_000_000)).unwrap_or(c_int::MAX));
+        // SAFETY: room for so many; the mask is the caller's.
+        let found = unsafe { enter!(SYS_epoll_pwait, epoll, at, events.len(), limit, mask, 8) };
+        set.sleepers.fetch_sub(1, Ordering::SeqCst);
+        if found <= 0 || !connections::any_paired() {
+            return Some(found);
+        }
+        let kept = set.with(|inner| translate(inner, epoll, events, 0, found as usize))?;
+        if kept > 0 {
+            return Some(kept as Raw);
+        }
     }
-    let set = set(epoll)?;
     let deadline = timeout.map(|timeout| now_ns().saturating_add(timeout));
     let mut may_spin = timeout != Some(0);
     loop {
@@ -283,7 +387,11 @@ pub unsafe fn wait(
         if told > 0 {
             // Others in the set have their turn as well.
             let in_a_row = set.rings_in_a_row.fetch_add(1, Ordering::Relaxed);
-            if told == events.len() || in_a_row < RINGS_IN_A_ROW {
+            if spin_ns() > 0 && in_a_row < RINGS_IN_A_ROW && set.with(|inner| inner.is_all_told)? {
+                return Some(told as Raw);
+            }
+            set.with(|inner| complete(inner, &mut events[..told]))?;
+            if told == events.len() {
                 return Some(told as Raw);
             }
         } else if std::mem::take(&mut may_spin) && spin_ns() > 0 {
@@ -361,17 +469,19 @@ fn prepare_inner_sets(outer: &'static Set) -> bool {
 fn tell(inner: &mut Inner, epoll: c_int, events: &mut [epoll_event]) -> usize {
     let mut count = 0;
     let mut place = 0;
+    inner.is_all_told = true;
     while place < inner.live.len() && count < events.len() {
         let fd = inner.live[place];
-        if !inner.registrations.contains_key(&fd) || connections::paired(fd).is_none() {
+        if inner.paired(fd).is_none() {
             inner.live.swap_remove(place);
             continue;
         }
         if has_news(inner, fd)
-            && let Some(found) = connections::paired(fd)
+            && let Some(found) = inner.paired(fd)
             && let Some(registration) = inner.registrations.get_mut(&fd)
         {
             registration.told = found.end.arrived();
+            inner.is_all_told &= registration.events & OTHERS == 0 && found.end.is_going_on();
             if registration.events & ONE_SHOT != 0 {
                 registration.is_spent = true;
                 change(epoll, fd, registration.events & (ONE_SHOT | EDGE), registration.data);
@@ -401,6 +511,29 @@ fn tell(inner: &mut Inner, epoll: c_int, events: &mut [epoll_event]) -> usize {
     count
 }
 
+/// Adds what the kernel knows of connections that are told of for their ring: room to write, the end.
+fn complete(inner: &mut Inner, told: &mut [epoll_event]) {
+    let mut fds: Vec<libc::pollfd> = told
+        .iter()
+        .map(|event| match inner.by_data.get(&{ event.u64 }) {
+            Some(key) => {
+                let (fd, asked) =
+                    inner.registrations.get(key).map_or((-1, 0), |one| (one.fd, one.events));
+                // poll's events have epoll's values (eventpoll.h).
+                let events = (asked & 0xffff & !DATA) as libc::c_short;
+                libc::pollfd { fd, events, revents: 0 }
+            }
+            None => libc::pollfd { fd: -1, events: 0, revents: 0 },
+        })
+        .collect();
+    let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the records live through the call.
+    unsafe { enter!(SYS_ppoll, fds.as_mut_ptr(), fds.len(), &raw const now, 0, 8) };
+    for (event, fd) in told.iter_mut().zip(&fds) {
+        event.events |= u32::from(fd.revents as u16);
+    }
+}
+
 fn change(epoll: c_int, fd: c_int, events: u32, data: u64) {
     let event = epoll_event { events, u64: data };
     // SAFETY: the record lives through the call.
@@ -420,8 +553,11 @@ fn translate(
     for place in told..told + found {
         let mut event = events[place];
         let data = event.u64;
+        if data == KICK {
+            continue;
+        }
         if let Some(fd) = inner.by_data.get(&data).copied()
-            && let Some(connection) = connections::paired(fd)
+            && let Some(connection) = inner.paired(fd)
         {
             let end = &connection.end;
             if event.events & DATA != 0 {

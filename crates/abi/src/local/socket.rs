@@ -1,7 +1,7 @@
 //! The TCP socket of a pair, and this process's threads, for the stream code.
 
 use crate::sys::{Raw, enter};
-use libc::{c_int, c_short, msghdr};
+use libc::{c_int, msghdr};
 use rustix::io::Errno;
 use sosplice_local::lock::Threads;
 use sosplice_local::stream::Tcp;
@@ -66,6 +66,10 @@ impl Tcp for Socket {
         let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
         // SAFETY: both records live through the call.
         unsafe { enter!(SYS_ppoll, &raw mut fd, 1, &raw const now, 0, 8) > 0 }
+    }
+
+    fn is_at_mark(&self) -> bool {
+        crate::sys::at_mark(self.fd)
     }
 
     fn ring(&self) -> Result<(), Errno> {

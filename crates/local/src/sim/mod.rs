@@ -17,9 +17,13 @@ mod relatives;
 mod tcp;
 mod world;
 
+use crate::stream::{self, ReadHow, WriteHow};
 use actor::{Actor, begin, below, chance};
+use rustix::io::Errno;
+use std::io::{IoSlice, IoSliceMut};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use world::World;
+use std::sync::atomic::Ordering;
+use world::{Thread, World};
 
 /// Runs a scenario with many seeds.
 fn run(seeds: u64, scenario: impl Fn() -> (std::rc::Rc<World>, Vec<Actor>)) {
@@ -145,6 +149,18 @@ fn a_reset_comes_behind_the_bytes_of_the_ring() {
     });
 }
 
+/// A reader goes where no ring is.
+#[test]
+fn a_reader_that_leaves_gets_every_byte_over_tcp() {
+    run(2000, || {
+        let world = World::new();
+        let mut actors = vec![programs::reader(&world, 0), programs::leaver(&world, 1)];
+        actors.extend((0..2).map(|end| programs::writer(&world, end)));
+        actors.push(programs::obliger(&world, 0));
+        (world, actors)
+    });
+}
+
 /// One of two relatives that share a socket is killed, and the other goes on.
 #[test]
 fn a_killed_relative_leaves_whole_messages_or_a_reset() {
@@ -155,3 +171,32 @@ fn a_killed_relative_leaves_whole_messages_or_a_reset() {
         (world, actors)
     });
 }
+
+/// The stream goes back to the ring when the reader has caught up.
+#[test]
+fn the_ring_is_used_again_behind_an_overflow() {
+    begin(1);
+    let world = World::with_room(5000);
+    let (writer, reader) = (world.end(0), world.end(1));
+    let (to, from) = (world.socket(0, false), world.socket(1, false));
+    let how = ReadHow { now: true, low_water: 1, ..ReadHow::default() };
+    for round in 1..5 {
+        // Behind a read that finds nothing: into the ring, and over.
+        let mut bytes = [0; 2000];
+        let read = stream::recv(&reader, &from, &Thread, &mut [IoSliceMut::new(&mut bytes)], how);
+        assert_eq!(read, Err(Errno::AGAIN));
+        for len in [3, 1000, 3] {
+            let sent = stream::send(&writer, &to, &Thread, &[IoSlice::new(&bytes[..len])], HOW);
+            assert_eq!(sent, Ok(len));
+        }
+        while world.wire.is_moving(0) {
+            world.wire.deliver(0);
+        }
+        let read = stream::recv(&reader, &from, &Thread, &mut [IoSliceMut::new(&mut bytes)], how);
+        assert_eq!(read, Ok(1006));
+        let overflows = world.header.lanes[0].written.overflows.load(Ordering::Relaxed);
+        assert_eq!(overflows, round, "{}", world.state());
+    }
+}
+
+const HOW: WriteHow = WriteHow { spin_ns: 0 };

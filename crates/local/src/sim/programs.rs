@@ -2,7 +2,8 @@
 
 use super::actor::{Actor, Pause, below, chance, pause, until};
 use super::world::{Thread, World, byte};
-use crate::stream::{self, ReadHow, WriteHow};
+use crate::end::Leave;
+use crate::stream::{self, ReadHow, Tcp, WriteHow};
 use rustix::io::Errno;
 use std::cell::Cell;
 use std::io::{IoSlice, IoSliceMut};
@@ -71,6 +72,10 @@ pub fn writer(world: &Rc<World>, end: usize) -> Actor {
             }
         }
         rest(&world, end);
+        // As shutdown(2).
+        if let Err(error) = stream::pin(&here, &socket, &Thread) {
+            assert!(world.wire.is_reset(end), "{error}\n{}", world.state());
+        }
         log.ended.set(Some(log.written.get()));
         world.wire.finish(end);
     })
@@ -321,6 +326,88 @@ fn pool(world: &Rc<World>, end: usize) -> [Actor; 2] {
         }
     });
     [poller, reader]
+}
+
+/// Reads for a while, then leaves the ring, and reads from the socket alone.
+pub fn leaver(world: &Rc<World>, end: usize) -> Actor {
+    let world = world.clone();
+    Actor::new(format!("leaver {end}"), end, move || {
+        for _ in 0..below(20) {
+            if read(&world, end, size(), ReadHow { now: chance(2), ..NOW }) == Read::Over {
+                return;
+            }
+        }
+        if leave(&world, end) == Read::Over {
+            return;
+        }
+        let socket = world.socket(end, true);
+        loop {
+            let mut bytes = vec![251; size()];
+            match socket.recv(&mut [IoSliceMut::new(&mut bytes)], false) {
+                Ok(0) => break,
+                Ok(count) => world.has_read(end, &bytes[..count], false),
+                Err(_) => drop(socket.sleep()),
+            }
+        }
+        world.has_seen_end(end);
+        let lane = &world.header.lanes[1 - end];
+        lane.taken.tail.store(lane.written.head.load(Ordering::Relaxed), Ordering::Relaxed);
+    })
+}
+
+/// Until everything comes over TCP.
+fn leave(world: &World, end: usize) -> Read {
+    let (here, socket) = (world.end(end), world.socket(end, true));
+    let mut is_called = false;
+    loop {
+        let mut reading = here.reading(&Thread).expect("a lock");
+        match reading.leave().expect("an honest peer") {
+            Leave::Left => {}
+            Leave::Beyond => {
+                drop(reading);
+                if read(world, end, size(), ReadHow { now: false, ..NOW }) == Read::Over {
+                    return Read::Over;
+                }
+                continue;
+            }
+            Leave::Asked => {
+                drop(reading);
+                if !is_called {
+                    let mut writing = here.writing(&Thread).expect("a lock");
+                    is_called = true;
+                    stream::call(&mut writing, &socket, &Thread).expect("a doorbell");
+                }
+                pause(Pause::Anywhere);
+                continue;
+            }
+        }
+        let due = reading.bells_due();
+        if due == 0 {
+            return Read::Nothing;
+        }
+        let _ = reading.take_bells(|| socket.discard(due));
+        drop(reading);
+        pause(Pause::Anywhere);
+    }
+}
+
+/// Does what a peer that leaves asks for.
+pub fn obliger(world: &Rc<World>, end: usize) -> Actor {
+    let world = world.clone();
+    Actor::new(format!("obliger {end}"), end, move || {
+        let (here, socket) = (world.end(end), world.socket(end, false));
+        loop {
+            let theirs = world.clone();
+            let is_over = move || theirs.log[1 - end].saw_end.get();
+            let (theirs, over) = (world.clone(), is_over.clone());
+            until(move || theirs.end(end).is_asked_to_leave() || over());
+            if is_over() {
+                break;
+            }
+            let _ = stream::oblige(&here, &socket, &Thread);
+            pause(Pause::Anywhere);
+        }
+    })
 }
 
 /// Resets the connection at some time.
