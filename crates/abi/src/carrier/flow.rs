@@ -86,6 +86,8 @@ impl Flow {
             Protocol::Udp => Mode::Datagrams(Datagrams::new(max)),
         };
         set_own_low_water(source_id, &source);
+        // What was told was told before this splice: somebody else may have read it.
+        source.take_certainty();
         Self {
             source_id,
             drain_id,
@@ -106,6 +108,13 @@ impl Flow {
         match &self.carrier {
             Mode::Stream { mover, .. } => mover.carried().total(),
             Mode::Datagrams(datagrams) => datagrams.moved,
+        }
+    }
+
+    /// The splice the other way has moved bytes: this is a dialogue, and not to be batched.
+    pub fn answered(&mut self) {
+        if let Mode::Stream { mover, .. } = &mut self.carrier {
+            mover.answered();
         }
     }
 
@@ -205,7 +214,8 @@ impl Flow {
                 return datagrams_then(personality, then);
             }
         };
-        let mut ends = StreamEnds { slot: self.source_id.slot(), source, drain, marks };
+        let slot = self.source_id.slot();
+        let mut ends = StreamEnds { slot, source, drain, marks, knows_room: false };
         let step = mover.step(&mut ends, store, now, STEP_BUDGET_BYTES);
         self.waits_for_drain = step.then == Then::Wait(Need::Drain);
         match step.then {

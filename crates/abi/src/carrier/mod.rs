@@ -340,6 +340,9 @@ impl Carrier {
             let hops = socket.hops + 1;
             self.hand_on(drain, hops);
         }
+        if has_moved {
+            self.tell_answer(drain, id);
+        }
         match stepped {
             Stepped::Wait => self.arm(id),
             Stepped::Turn => {
@@ -347,6 +350,18 @@ impl Carrier {
                 self.enqueue(id);
             }
             Stepped::Ended(ending) => self.end(id, ending),
+        }
+    }
+
+    /// Bytes went from `to` to `from`: the splice from `from` to `to`, if there is one,
+    /// carries a dialogue. Its mark of bulk is taken away at its next step.
+    fn tell_answer(&mut self, from: SlotId, to: SlotId) {
+        if let Some(flow) = self.sockets.get_mut(&from).and_then(|s| s.flow.as_mut())
+            && flow.drain_id == to
+            && from != to
+        {
+            flow.answered();
+            self.arm(from);
         }
     }
 
