@@ -23,9 +23,8 @@ pub struct Flow {
     pub source: Rc<Port>,
     pub drain: Rc<Port>,
     carrier: Mode,
-    idle: Option<Duration>,
-    /// When the idle limit is reached.
-    due: Option<Instant>,
+    /// Made when there is a time to think of.
+    clock: Option<Box<Clock>>,
     /// The drain has been seen connected.
     connected: bool,
     /// The last step waits for the drain.
@@ -34,8 +33,21 @@ pub struct Flow {
     pub is_ring: bool,
     /// Stands in the queue.
     pub is_queued: bool,
+}
+
+#[derive(Default)]
+struct Clock {
+    idle: Option<Duration>,
+    /// When the idle limit is reached.
+    due: Option<Instant>,
     /// The time for which the heap has an entry.
-    pub timer: Option<Instant>,
+    timer: Option<Instant>,
+}
+
+impl Clock {
+    fn rearm(&mut self, now: Instant) {
+        self.due = self.idle.and_then(|idle| now.checked_add(idle));
+    }
 }
 
 enum Mode {
@@ -85,6 +97,8 @@ impl Flow {
             }
             Protocol::Udp => Mode::Datagrams(Datagrams::new(max)),
         };
+        let mut clock = Clock { idle, ..Clock::default() };
+        clock.rearm(now);
         set_own_low_water(source_id, &source);
         // What was told was told before this splice: somebody else may have read it.
         source.take_certainty();
@@ -94,13 +108,11 @@ impl Flow {
             source,
             drain,
             carrier,
-            idle,
-            due: idle.and_then(|idle| now.checked_add(idle)),
+            clock: idle.map(|_| Box::new(clock)),
             connected: protocol == Protocol::Udp,
             waits_for_drain: false,
             is_ring: false,
             is_queued: false,
-            timer: None,
         }
     }
 
@@ -124,7 +136,17 @@ impl Flow {
             Mode::Stream { mover, .. } => mover.deadline(),
             Mode::Datagrams(_) => None,
         };
-        [self.due, guard].into_iter().flatten().min()
+        let due = self.clock.as_ref().and_then(|clock| clock.due);
+        [due, guard].into_iter().flatten().min()
+    }
+
+    /// The time for which the heap has an entry.
+    pub fn timer(&self) -> Option<Instant> {
+        self.clock.as_ref()?.timer
+    }
+
+    pub fn set_timer(&mut self, timer: Option<Instant>) {
+        self.clock.get_or_insert_default().timer = timer;
     }
 
     /// Moves what can be moved, or finds that it is over. The order of the questions is
@@ -139,7 +161,7 @@ impl Flow {
         if let Some(ending) = self.found_over(personality) {
             return Stepped::Ended(ending);
         }
-        if self.due.is_some_and(|due| now >= due) {
+        if self.clock.as_ref().is_some_and(|clock| clock.due.is_some_and(|due| now >= due)) {
             return Stepped::Ended(match personality {
                 Personality::OpenBsd => fails(Errno::TIMEDOUT),
                 Personality::FreeBsd => DONE,
@@ -151,7 +173,9 @@ impl Flow {
             Stepped::Wait
         };
         if personality == Personality::OpenBsd && !matches!(stepped, Stepped::Ended(_)) {
-            self.due = self.idle.and_then(|idle| now.checked_add(idle));
+            if let Some(clock) = &mut self.clock {
+                clock.rearm(now);
+            }
         }
         stepped
     }
@@ -214,8 +238,8 @@ impl Flow {
                 return datagrams_then(personality, then);
             }
         };
-        let slot = self.source_id.slot();
-        let mut ends = StreamEnds { slot, source, drain, marks, knows_room: false };
+        let mut ends =
+            StreamEnds { slot: self.source_id.slot(), source, drain, marks, knows_room: false };
         let step = mover.step(&mut ends, store, now, STEP_BUDGET_BYTES);
         self.waits_for_drain = step.then == Then::Wait(Need::Drain);
         match step.then {
@@ -302,4 +326,18 @@ fn datagrams_then(personality: Personality, then: datagram::Then) -> Stepped {
         Then::DrainError(errno) => drain_failed(personality, errno),
         Then::TooLong => fails(Errno::MSGSIZE),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sockets::Socket;
+    use super::*;
+
+    /// The bulk of what an idle splice costs in user memory: two sockets, two ports, a flow.
+    #[test]
+    fn an_idle_splice_is_small() {
+        assert!(size_of::<Option<(SlotId, Socket)>>() <= 96);
+        assert!(size_of::<Port>() <= 24);
+        assert!(size_of::<Flow>() <= 192, "{}", size_of::<Flow>());
+    }
 }

@@ -154,7 +154,7 @@ impl Carrier {
         let len = len.min(PIECE_BYTES).min(socket.residue.len());
         let bytes = socket.residue[..len].to_vec();
         if !peek {
-            socket.residue.drain(..len);
+            socket.residue = socket.residue[len..].into();
             id.slot().residue.store(socket.residue.len() as u32, Ordering::Release);
         }
         bytes

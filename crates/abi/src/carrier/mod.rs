@@ -18,6 +18,7 @@ mod relatives;
 mod rings;
 mod sockets;
 mod stream;
+mod table;
 
 use crate::client;
 use crate::domain::{self, DOMAIN, SlotId};
@@ -25,12 +26,12 @@ use crate::personality::Personality;
 use crate::sys::{self, Fd, enter};
 use flow::Stepped;
 use members::Member;
+use rings::Name;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::fd::{AsRawFd, FromRawFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
-use sockets::Socket;
 use sosplice::store::Store;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
@@ -38,6 +39,7 @@ use std::ffi::c_int;
 use std::mem::MaybeUninit;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
+use table::Sockets;
 
 /// Epoll data: what it is in the high half, which one in the low half.
 const LISTENER: u64 = 0;
@@ -60,11 +62,11 @@ pub struct Carrier {
     epoll: Rc<OwnedFd>,
     listener: OwnedFd,
     members: Vec<Option<Member>>,
-    sockets: HashMap<SlotId, Socket>,
+    sockets: Sockets,
     free: Vec<SlotId>,
     unused: u32,
     /// By the hash of a connection's own end.
-    names: HashMap<u64, SlotId>,
+    names: HashMap<Name, SlotId>,
     queue: VecDeque<SlotId>,
     timers: BinaryHeap<Reverse<(Instant, SlotId)>>,
     /// When held sockets are looked after.
@@ -172,7 +174,7 @@ fn begin(connection: c_int) -> Result<Carrier, Errno> {
         epoll,
         listener,
         members: Vec::new(),
-        sockets: HashMap::new(),
+        sockets: Sockets::default(),
         free: Vec::new(),
         unused: 0,
         names: HashMap::new(),
@@ -369,9 +371,9 @@ impl Carrier {
     fn arm(&mut self, id: SlotId) {
         let Some(flow) = self.sockets.get_mut(&id).and_then(|s| s.flow.as_mut()) else { return };
         if let Some(due) = flow.deadline()
-            && flow.timer.is_none_or(|timer| due < timer)
+            && flow.timer().is_none_or(|timer| due < timer)
         {
-            flow.timer = Some(due);
+            flow.set_timer(Some(due));
             self.timers.push(Reverse((due, id)));
         }
     }
@@ -389,10 +391,10 @@ impl Carrier {
             let Some(flow) = self.sockets.get_mut(&id).and_then(|s| s.flow.as_mut()) else {
                 continue;
             };
-            if flow.timer != Some(when) {
+            if flow.timer() != Some(when) {
                 continue;
             }
-            flow.timer = None;
+            flow.set_timer(None);
             match flow.deadline() {
                 Some(due) if due > now => self.arm(id),
                 Some(_) => self.enqueue(id),

@@ -3,7 +3,9 @@
 
 use super::flow::{Ending, Flow};
 use super::port::Port;
-use super::{Carrier, FIRST_STEPS, rings};
+use super::rings::{self, Name};
+use super::table::Holders;
+use super::{Carrier, FIRST_STEPS};
 use crate::checks::{self, Protocol};
 use crate::domain::{self, DOMAIN, SLOTS, SlotId};
 use crate::personality::Personality;
@@ -24,15 +26,32 @@ pub struct Socket {
     /// The source of the splice that runs to it.
     pub drain_of: Option<SlotId>,
     /// Members that have a descriptor of it.
-    pub holders: Vec<u16>,
+    pub holders: Holders,
     /// A process that does not talk to us has one.
     pub is_held: bool,
     /// Bytes taken from it and not given.
-    pub residue: Vec<u8>,
+    pub residue: Box<[u8]>,
     /// How often the bytes that came last have been moved in a ring.
     pub hops: u32,
     /// Hashes of its own end and of its peer's.
-    pub names: Option<(u64, u64)>,
+    pub names: Option<(Name, Name)>,
+}
+
+impl Socket {
+    /// One that takes part in nothing yet.
+    pub fn new(inode: u64) -> Self {
+        Self {
+            inode,
+            port: None,
+            flow: None,
+            drain_of: None,
+            holders: Holders::default(),
+            is_held: false,
+            residue: Box::default(),
+            hops: 0,
+            names: None,
+        }
+    }
 }
 
 /// A set-up as it was asked for.
@@ -124,20 +143,7 @@ impl Carrier {
                 });
                 let id = id.ok_or(libc::ENOBUFS)?;
                 domain::enter_socket(inode, id);
-                self.sockets.insert(
-                    id,
-                    Socket {
-                        inode,
-                        port: None,
-                        flow: None,
-                        drain_of: None,
-                        holders: Vec::with_capacity(1),
-                        is_held: false,
-                        residue: Vec::new(),
-                        hops: 0,
-                        names: None,
-                    },
-                );
+                self.sockets.insert(id, Socket::new(inode));
                 id
             }
         };
@@ -187,7 +193,9 @@ impl Carrier {
         let residue = flow.into_residue();
         let slot = id.slot();
         if let Some(socket) = self.sockets.get_mut(&id) {
-            socket.residue.extend(residue);
+            if !residue.is_empty() {
+                socket.residue = [&*socket.residue, &residue].concat().into();
+            }
             slot.residue.store(socket.residue.len() as u32, Ordering::Release);
         }
         if let Some(drain) = self.sockets.get_mut(&drain_id) {
