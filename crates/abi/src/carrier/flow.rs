@@ -1,6 +1,6 @@
 //! A running splice: what a step does with it, and how it ends.
 
-use super::datagram::{self, Datagrams};
+use super::datagram::{self, Datagrams, Desk};
 use super::port::Port;
 use super::stream::{Marks, StreamEnds};
 use crate::checks::Protocol;
@@ -155,7 +155,7 @@ impl Flow {
         &mut self,
         personality: Personality,
         store: &mut Store,
-        buffer: &mut [u8],
+        desk: &mut Desk,
         now: Instant,
     ) -> Stepped {
         if let Some(ending) = self.found_over(personality) {
@@ -168,7 +168,7 @@ impl Flow {
             });
         }
         let stepped = if self.is_drain_connected() {
-            self.step_mover(personality, store, buffer, now)
+            self.step_mover(personality, store, desk, now)
         } else {
             Stepped::Wait
         };
@@ -226,14 +226,14 @@ impl Flow {
         &mut self,
         personality: Personality,
         store: &mut Store,
-        buffer: &mut [u8],
+        desk: &mut Desk,
         now: Instant,
     ) -> Stepped {
         let Self { source, drain, carrier, .. } = self;
         let (mover, marks) = match carrier {
             Mode::Stream { mover, marks } => (mover, marks),
             Mode::Datagrams(datagrams) => {
-                let then = datagrams.step(source, drain, buffer);
+                let then = datagrams.step(source, drain, desk);
                 self.waits_for_drain = matches!(then, datagram::Then::WaitDrain);
                 return datagrams_then(personality, then);
             }

@@ -24,6 +24,7 @@ use crate::client;
 use crate::domain::{self, DOMAIN, SlotId};
 use crate::personality::Personality;
 use crate::sys::{self, Fd, enter};
+use datagram::Desk;
 use flow::Stepped;
 use members::Member;
 use rings::Name;
@@ -72,7 +73,7 @@ pub struct Carrier {
     /// When held sockets are looked after.
     tick: Option<Instant>,
     store: Store,
-    buffer: Vec<u8>,
+    desk: Desk,
     is_guarded: bool,
 }
 
@@ -182,7 +183,7 @@ fn begin(connection: c_int) -> Result<Carrier, Errno> {
         timers: BinaryHeap::new(),
         tick: None,
         store: Store::default(),
-        buffer: vec![0; datagram::DATAGRAM_BYTES_MAX],
+        desk: Desk::default(),
         is_guarded: false,
     };
     carrier.welcome(connection);
@@ -335,7 +336,7 @@ impl Carrier {
         }
         let before = flow.moved();
         let now = Instant::now();
-        let stepped = flow.step(self.personality, &mut self.store, &mut self.buffer, now);
+        let stepped = flow.step(self.personality, &mut self.store, &mut self.desk, now);
         let has_moved = flow.moved() > before;
         let drain = flow.drain_id;
         if flow.is_ring && has_moved {

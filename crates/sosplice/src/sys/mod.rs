@@ -20,6 +20,6 @@ pub use socket::{
 pub use sockopt::{LowWater, Room, reset_on_close, room, shutdown_write, unacknowledged};
 pub(crate) use udp::send_groups;
 pub use udp::{
-    Received, has_segments, next_len, receive, send_buffer, set_gro, set_receive_buffer,
-    tell_address, tell_drops,
+    Received, discard, has_segments, look, next_len, receive, send_buffer, set_gro,
+    set_receive_buffer, tell_address, tell_drops,
 };
