@@ -172,10 +172,11 @@ impl Flow {
         } else {
             Stepped::Wait
         };
-        if personality == Personality::OpenBsd && !matches!(stepped, Stepped::Ended(_)) {
-            if let Some(clock) = &mut self.clock {
-                clock.rearm(now);
-            }
+        if personality == Personality::OpenBsd
+            && !matches!(stepped, Stepped::Ended(_))
+            && let Some(clock) = &mut self.clock
+        {
+            clock.rearm(now);
         }
         stepped
     }

@@ -28,6 +28,8 @@ pub struct Marks {
     urgent: bool,
     /// Bytes that the drain has room for, at least, unless the program has written to it.
     room: u32,
+    /// The source was last read by splice(2).
+    pipes: bool,
 }
 
 impl Marks {
@@ -135,6 +137,7 @@ impl Ends for StreamEnds<'_> {
             }
         }
         let room = buf.len();
+        self.marks.pipes = false;
         self.source.take_certainty();
         let taken = sys::recv(self.source, Kind::Tcp, buf)?;
         Ok(self.taken(taken, room))
@@ -147,7 +150,15 @@ impl Ends for StreamEnds<'_> {
         if self.inlines_urgent() {
             return Ok(Take::Stuck);
         }
-        let len = if self.knows_room { len } else { len.min(self.ask_room()?.bytes.max(1)) };
+        self.marks.pipes = true;
+        let mut len = len;
+        if !self.knows_room {
+            len = len.min(self.ask_room()?.bytes);
+            if len == 0 {
+                // The program has filled the drain: asked again, it is waited for.
+                return Ok(Take::Stuck);
+            }
+        }
         let is_queued = self.source.take_certainty();
         let taken = sys::fill_queued(self.source, pipe, len, is_queued)?;
         // A short move proves nothing: the pipe may be full by its slots.
@@ -196,7 +207,13 @@ impl Ends for StreamEnds<'_> {
             return Ok(self.room_for_an_end());
         }
         let known = self.marks.room as usize;
-        if known >= KNOWN_BYTES_MIN {
+        let is_known = match (self.marks.pipes, self.knows_room) {
+            (false, _) => known >= KNOWN_BYTES_MIN,
+            (true, true) => known >= MOVE_BYTES_MIN,
+            // It may be more by now.
+            (true, false) => false,
+        };
+        if is_known {
             return Ok(known);
         }
         let room = self.ask_room()?;
