@@ -149,10 +149,13 @@ fn serve(connection: c_int) {
     }
 }
 
-/// Leaves the program behind: its session, its directory, its descriptors.
+/// Leaves the program behind: its process group, its directory, its descriptors.
 fn begin(connection: c_int) -> Result<Carrier, Errno> {
     let connection = keep_only(connection);
-    let _ = rustix::process::setsid();
+    // Out of the reach of the terminal and of a kill of the program's group. Not a session of
+    // its own: the scheduler would give it a share of its own beside the program's
+    // (sched_autogroup, sched(7)), and wake it for less.
+    let _ = rustix::process::setpgid(None, None);
     let _ = rustix::process::chdir(c"/");
     let _ = rustix::thread::set_name(c"sosplice");
     raise_descriptor_limit();
