@@ -198,6 +198,40 @@ fn the_relay_in_python() {
     goes_through(&Server::start(command.env("LD_PRELOAD", library::path())));
 }
 
+/// A program in a pid namespace of its own, and a user's and network's.
+fn in_namespaces(program: &Path) -> Option<Command> {
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-root-user", "--net", "--pid", "--fork", "--mount-proc"]);
+    // Some kernels keep namespaces to root.
+    let may = Command::new("unshare").args(["--user", "--map-root-user", "true"]).status();
+    if !may.is_ok_and(|status| status.success()) {
+        assert!(std::env::var_os("SOSPLICE_NO_SKIP").is_none(), "no user namespaces");
+        eprintln!("skipped: no user namespaces");
+        return None;
+    }
+    // Nothing is up in a new network namespace.
+    command.args(["sh", "-c", "ip link set lo up && exec env LD_PRELOAD=\"$1\" \"$0\""]);
+    command.arg(program).arg(library::path());
+    Some(command)
+}
+
+#[test]
+fn process_one_and_a_subreaper_find_no_child_but_their_own() {
+    if !has("cc") || !has("unshare") || !has("ip") {
+        return;
+    }
+    let program = compile("tests/c/init.c", "init", &[]);
+    let done = |command: &mut Command| {
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(output.stdout, b"done\n");
+    };
+    done(Command::new(&program).arg("subreaper").env("LD_PRELOAD", library::path()));
+    if let Some(mut command) = in_namespaces(&program) {
+        done(&mut command);
+    }
+}
+
 /// An upstream that answers each request with its body, reversed.
 fn upstream() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -3,7 +3,7 @@
 use super::Carrier;
 use super::sockets::Setup;
 use crate::domain::{DOMAIN, SlotId};
-use crate::wire::{MESSAGE_BYTES, PIECE_BYTES, Reply, Request};
+use crate::wire::{MESSAGE_BYTES, PIECE_BYTES, Question, Reply, Request, Turn};
 use rustix::fd::OwnedFd;
 use rustix::io::{Errno, IoSlice, IoSliceMut};
 use rustix::net::{
@@ -17,6 +17,33 @@ pub struct Member {
     pub connection: OwnedFd,
     /// Where it wants to be told of ends.
     pub ends: Option<OwnedFd>,
+    /// What it was told last: it asks again when the answer did not come.
+    last: Option<Answer>,
+}
+
+/// The answer to one question.
+struct Answer {
+    turn: Turn,
+    reply: Reply,
+    /// Residue.
+    bytes: Vec<u8>,
+}
+
+impl Member {
+    pub fn new(connection: OwnedFd) -> Self {
+        Self { connection, ends: None, last: None }
+    }
+
+    /// Gives the last answer.
+    fn tell(&self) {
+        let Some(Answer { turn, reply, bytes }) = &self.last else { return };
+        let reply = reply.encode(*turn);
+        let pieces = [IoSlice::new(&reply), IoSlice::new(bytes)];
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        let mut none = SendAncillaryBuffer::default();
+        // One that does not listen is gone, and is seen to be.
+        let _ = rustix::net::sendmsg(&self.connection, &pieces, &mut none, flags);
+    }
 }
 
 type Heard = ([u8; MESSAGE_BYTES], Vec<OwnedFd>);
@@ -37,7 +64,12 @@ fn receive(connection: &OwnedFd) -> Result<Option<Heard>, Errno> {
             fds.extend(rights);
         }
     }
-    if got.bytes < MESSAGE_BYTES { Err(Errno::PIPE) } else { Ok(Some((message, fds))) }
+    match got.bytes {
+        0 => Err(Errno::PIPE),
+        MESSAGE_BYTES => Ok(Some((message, fds))),
+        // Not by us.
+        _ => Ok(None),
+    }
 }
 
 impl Carrier {
@@ -47,17 +79,18 @@ impl Carrier {
         match receive(&member.connection) {
             Ok(None) => {}
             Ok(Some((message, fds))) => {
-                let (reply, bytes) = match Request::decode(&message) {
-                    Some((request, pid)) => self.answer(place, request, pid, fds),
-                    None => (Reply::refused(libc::EPROTO), Vec::new()),
+                // What is not ours has no answer either: nobody waits for one.
+                let Some(Question { request, pid, turn }) = Request::decode(&message) else {
+                    return;
                 };
-                if let Some(Some(member)) = self.members.get(place) {
-                    let reply = reply.encode();
-                    let pieces = [IoSlice::new(&reply), IoSlice::new(&bytes)];
-                    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-                    let mut none = SendAncillaryBuffer::default();
-                    // One that does not listen is gone, and is seen to be.
-                    let _ = rustix::net::sendmsg(&member.connection, &pieces, &mut none, flags);
+                if member.last.as_ref().is_some_and(|last| last.turn == turn) {
+                    member.tell();
+                    return;
+                }
+                let (reply, bytes) = self.answer(place, request, pid, fds);
+                if let Some(Some(member)) = self.members.get_mut(place) {
+                    member.last = Some(Answer { turn, reply, bytes });
+                    member.tell();
                 }
             }
             Err(_) => self.part_with(place),

@@ -1,6 +1,7 @@
 //! Who holds a socket without having told: a process that never used the option, or that
 //! has become another program by exec.
 
+use super::sockets::Socket;
 use super::{Carrier, TICK};
 use crate::domain::{self, SlotId};
 use crate::registrations::socket_link;
@@ -60,6 +61,18 @@ impl Carrier {
                 self.discard(id);
             }
         }
+    }
+
+    /// The records of a carrier that has died, under their old numbers. Who holds the sockets
+    /// will say so, or be looked for.
+    pub fn take_over(&mut self, heritage: Vec<(SlotId, u64)>) {
+        self.unused = domain::used();
+        for (id, inode) in heritage {
+            self.sockets.insert(id, Socket { is_held: true, ..Socket::new(inode) });
+            self.tick.get_or_insert_with(|| Instant::now() + TICK);
+        }
+        let is_free = |id: &SlotId| !self.sockets.contains_key(id);
+        self.free = (0..self.unused).map(SlotId).filter(is_free).collect();
     }
 
     /// Looks whether sockets that were held are so still.

