@@ -62,6 +62,8 @@ main(int argc, char **argv)
 	int status;
 	pid_t pid;
 
+	/* What must happen does not take so long. */
+	alarm(20);
 	if (argc > 1 && strcmp(argv[1], "subreaper") == 0)
 		CHECK(prctl(PR_SET_CHILD_SUBREAPER, 1) == 0);
 	else
