@@ -33,6 +33,8 @@ cases! {
     BOTH a_range_beyond_every_descriptor_closes_nothing;
     BOTH without_a_free_descriptor_first_and_with_one_later;
     BOTH a_fork_while_another_thread_begins;
+    BOTH an_answer_that_a_careless_thread_takes_is_asked_for_again;
+    BOTH what_a_careless_thread_writes_to_the_connection_is_passed_over;
 }
 
 /// Runs in a child; true if it does not panic.
@@ -581,4 +583,57 @@ fn a_fork_while_another_thread_begins(_: System) {
         }));
     }
     drop(pages);
+}
+
+/// What the library has open that is no TCP: its connection to the carrier.
+fn connection() -> c_int {
+    let is_unix = |fd: &c_int| {
+        let (mut domain, mut len) = (0, 4);
+        let at = (&raw mut domain).cast::<libc::c_void>();
+        // SAFETY: value and length live through the call.
+        let done =
+            unsafe { libc::getsockopt(*fd, libc::SOL_SOCKET, libc::SO_DOMAIN, at, &raw mut len) };
+        done == 0 && domain == libc::AF_UNIX
+    };
+    (3..8192).find(is_unix).expect("no connection")
+}
+
+fn an_answer_that_a_careless_thread_takes_is_asked_for_again(_: System) {
+    let parents = Rig::spliced();
+    join(child(|| {
+        let rig = Rig::new();
+        count(parents.source).unwrap();
+        let (connection, is_taken) = (connection(), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut bytes = [0u8; 256];
+                // SAFETY: the bytes live through the call, which is the kernel's own.
+                while unsafe {
+                    libc::syscall(libc::SYS_read, connection, bytes.as_mut_ptr(), bytes.len())
+                } <= 0
+                {}
+                is_taken.store(true, Ordering::Release);
+            });
+            while !is_taken.load(Ordering::Acquire) {
+                splice(rig.source, rig.drain).unwrap();
+                rig.check(b"done once");
+                assert_eq!(count(rig.source), Ok(9));
+                unsplice(rig.source).unwrap();
+            }
+        });
+    }));
+}
+
+fn what_a_careless_thread_writes_to_the_connection_is_passed_over(_: System) {
+    let rig = Rig::spliced();
+    let connection = connection();
+    for len in [1, 8, 39, 40, 41, 300] {
+        let bytes = vec![0u8; len];
+        // SAFETY: the bytes live through the call, which is the kernel's own.
+        let sent =
+            unsafe { libc::syscall(libc::SYS_write, connection, bytes.as_ptr(), bytes.len()) };
+        assert_eq!(sent, len as i64);
+        rig.check(&pattern(100));
+    }
+    assert_eq!(count(rig.source), Ok(600));
 }
