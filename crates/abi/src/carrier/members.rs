@@ -19,6 +19,8 @@ pub struct Member {
     pub ends: Option<OwnedFd>,
     /// What it was told last: it asks again when the answer did not come.
     last: Option<Answer>,
+    /// A question whose answer takes its time.
+    open: Option<Turn>,
 }
 
 /// The answer to one question.
@@ -31,7 +33,7 @@ struct Answer {
 
 impl Member {
     pub fn new(connection: OwnedFd) -> Self {
-        Self { connection, ends: None, last: None }
+        Self { connection, ends: None, last: None, open: None }
     }
 
     /// Gives the last answer.
@@ -87,19 +89,36 @@ impl Carrier {
                     member.tell();
                     return;
                 }
-                let (reply, bytes) = self.answer(place, request, pid, fds);
-                if let Some(Some(member)) = self.members.get_mut(place) {
-                    member.last = Some(Answer { turn, reply, bytes });
-                    member.tell();
+                if member.open == Some(turn) {
+                    return;
+                }
+                match self.answer(place, request, pid, fds) {
+                    Some((reply, bytes)) => self.tell(place, turn, reply, bytes),
+                    None => {
+                        self.defer(place, turn);
+                        if let Some(Some(member)) = self.members.get_mut(place) {
+                            member.open = Some(turn);
+                        }
+                    }
                 }
             }
             Err(_) => self.part_with(place),
         }
     }
 
+    /// Answers a member's question.
+    pub fn tell(&mut self, place: usize, turn: Turn, reply: Reply, bytes: Vec<u8>) {
+        if let Some(Some(member)) = self.members.get_mut(place) {
+            member.open = None;
+            member.last = Some(Answer { turn, reply, bytes });
+            member.tell();
+        }
+    }
+
     /// The process is gone, or another program.
     fn part_with(&mut self, place: usize) {
         self.members[place] = None;
+        self.forget_questions(place);
         let member = place as u16;
         let ids: Vec<SlotId> = self
             .sockets
@@ -114,13 +133,14 @@ impl Carrier {
         }
     }
 
+    /// None where the answer takes its time.
     fn answer(
         &mut self,
         place: usize,
         request: Request,
         pid: u32,
         fds: Vec<OwnedFd>,
-    ) -> (Reply, Vec<u8>) {
+    ) -> Option<(Reply, Vec<u8>)> {
         let mut bytes = Vec::new();
         let mut fds = fds.into_iter();
         let done = match request {
@@ -149,7 +169,9 @@ impl Carrier {
                 Ok(Reply::default())
             }
             Request::Forget(id) => {
-                self.release(place, &[id], pid);
+                if self.release(place, &[id], pid) {
+                    return None;
+                }
                 Ok(Reply::default())
             }
             Request::Residue { slot, len, peek } => {
@@ -167,7 +189,7 @@ impl Carrier {
                 Ok(Reply::default())
             }
         };
-        (done.unwrap_or_else(Reply::refused), bytes)
+        Some((done.unwrap_or_else(Reply::refused), bytes))
     }
 
     /// A child has what its parent has.

@@ -28,6 +28,7 @@ use crate::personality::Personality;
 use crate::sys::{self, Fd, enter};
 use flow::Stepped;
 use members::Member;
+use relatives::Search;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -73,6 +74,9 @@ pub struct Carrier {
     timers: BinaryHeap<Reverse<(Instant, SlotId)>>,
     /// When held sockets are looked after.
     tick: Option<Instant>,
+    /// For holders that have not told, and what is in question since it began.
+    search: Search,
+    next_search: Search,
     store: Store,
     buffer: Vec<u8>,
     is_guarded: bool,
@@ -183,6 +187,8 @@ fn begin(connection: c_int) -> Result<Carrier, Errno> {
         queue: VecDeque::new(),
         timers: BinaryHeap::new(),
         tick: None,
+        search: Search::default(),
+        next_search: Search::default(),
         store: Store::default(),
         buffer: vec![0; datagram::DATAGRAM_BYTES_MAX],
         is_guarded: false,
@@ -239,7 +245,8 @@ fn set_guard(interval_us: i64) {
 
 impl Carrier {
     fn run(&mut self) {
-        while self.members.iter().any(Option::is_some) || self.tick.is_some() {
+        while self.members.iter().any(Option::is_some) || self.tick.is_some() || self.is_searching()
+        {
             self.turn_once();
         }
         domain::retire();
@@ -251,6 +258,7 @@ impl Carrier {
                 self.step(id);
             }
         }
+        self.search_on();
         let mut events = [MaybeUninit::<epoll::Event>::uninit(); EVENTS];
         let timeout = self.timeout();
         let epoll = Rc::clone(&self.epoll);
@@ -278,7 +286,7 @@ impl Carrier {
 
     fn timeout(&self) -> Timespec {
         let next = self.timers.peek().map(|Reverse((when, _))| *when);
-        let sleep = if self.queue.is_empty() {
+        let sleep = if self.queue.is_empty() && !self.is_searching() {
             [next, self.tick]
                 .into_iter()
                 .flatten()

@@ -49,6 +49,11 @@ impl Socket {
             names: None,
         }
     }
+
+    /// No splice runs from it or to it.
+    pub fn is_idle(&self) -> bool {
+        self.flow.is_none() && self.drain_of.is_none()
+    }
 }
 
 /// A set-up as it was asked for.

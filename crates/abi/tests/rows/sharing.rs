@@ -636,4 +636,10 @@ fn what_a_careless_thread_writes_to_the_connection_is_passed_over(_: System) {
         rig.check(&pattern(100));
     }
     assert_eq!(count(rig.source), Ok(600));
+    // It still knows where to tell of an end.
+    let source = rig.source;
+    let waiter = std::thread::spawn(move || poll(source, libc::POLLIN, 20_000));
+    std::thread::sleep(Duration::from_millis(20));
+    shutdown(rig.feed, libc::SHUT_WR);
+    assert_ne!(waiter.join().unwrap(), 0);
 }
