@@ -4,8 +4,9 @@ use crate::connection;
 use crate::descriptors;
 use crate::domain::SlotId;
 use crate::lock::Guard;
+use crate::own;
 use crate::sys;
-use crate::wire::{MESSAGE_BYTES, Reply, Request, Turn};
+use crate::wire::{MESSAGE_BYTES, Own, Reply, Request, Turn};
 use rustix::fd::RawFd;
 use rustix::io::{Errno, IoSlice, IoSliceMut};
 use rustix::net::{
@@ -29,7 +30,8 @@ pub fn setup(
     max: u64,
     idle: Option<Duration>,
 ) -> Result<SetUp, c_int> {
-    let reply = ask(guard, Request::Setup { max, idle }, &[source, drain])?;
+    let own = Own { source: own::is_own(source), drain: own::is_own(drain) };
+    let reply = ask(guard, Request::Setup { max, idle, own }, &[source, drain])?;
     descriptors::account(reply.setups);
     Ok(SetUp { source: SlotId(reply.source), drain: SlotId(reply.drain) })
 }
@@ -57,6 +59,11 @@ pub fn forget(guard: &Guard, slot: SlotId) -> Result<(), c_int> {
 /// A child is about to be born: its connection and eventfd.
 pub fn fork(guard: &Guard, fds: &[RawFd]) -> Result<(), c_int> {
     ask(guard, Request::Fork, fds).map(drop)
+}
+
+/// The socket goes to another process.
+pub fn share(guard: &Guard, slot: SlotId) -> Result<(), c_int> {
+    ask(guard, Request::Share(slot), &[]).map(drop)
 }
 
 pub fn shutdown(guard: &Guard, slot: SlotId, read: bool, write: bool) -> Result<(), c_int> {

@@ -325,9 +325,12 @@ pub fn before_fork(guard: &Guard) {
     if !exists() || !is_owner() {
         return;
     }
-    let Ok((here, there)) = pair() else { return };
+    let (Ok((here, there)), Ok(ends)) = (pair(), new_ends()) else {
+        // A carrier that is gone has nothing to keep.
+        let _ = client::fork(guard, &[]);
+        return;
+    };
     CHILDS_INODE.store(sys::socket_inode(here.raw()).unwrap_or(0), Ordering::Relaxed);
-    let Ok(ends) = new_ends() else { return };
     if client::fork(guard, &[there.raw(), ends.raw()]).is_ok() {
         CHILDS_CONNECTION.store(here.into_raw(), Ordering::Relaxed);
         CHILDS_ENDS.store(ends.into_raw(), Ordering::Relaxed);

@@ -13,7 +13,7 @@ use std::ffi::c_int;
 use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 /// Descriptors above are not served (the kernel's default for fs.nr_open).
-const MAX: usize = 1 << 20;
+pub const MAX: usize = 1 << 20;
 
 /// One word a descriptor: the record's number plus one in the low half; in the high half the
 /// set-up count at which the descriptor was last found to be none of the domain's.

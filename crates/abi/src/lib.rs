@@ -30,6 +30,7 @@ mod interpose;
 mod lock;
 mod notice;
 mod option;
+mod own;
 mod personality;
 mod registrations;
 mod sleep;

@@ -38,6 +38,7 @@ pub enum Request {
     Setup {
         max: u64,
         idle: Option<Duration>,
+        own: Own,
     },
     Unsplice(SlotId),
     /// Bytes that the drain has accepted.
@@ -59,8 +60,17 @@ pub enum Request {
         write: bool,
     },
     /// A child is about to be born that has what this process has. Comes with the child's
-    /// connection and eventfd.
+    /// connection and eventfd, or without, if there is no room for them.
     Fork,
+    /// A descriptor of the socket goes to another process, which may not tell.
+    Share(SlotId),
+}
+
+/// Which of a splice's sockets no process can have but this one, and those that its forks told of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Own {
+    pub source: bool,
+    pub drain: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -104,11 +114,11 @@ impl Request {
     pub fn encode(self, pid: u32, turn: Turn) -> [u8; MESSAGE_BYTES] {
         let mut words = match self {
             Self::Hello => [0, 0, 0, 0],
-            Self::Setup { max, idle } => {
+            Self::Setup { max, idle, own } => {
                 // Half a million years is no limit either.
                 let nanos =
                     idle.map_or(NO_IDLE, |idle| u64::try_from(idle.as_nanos()).unwrap_or(NO_IDLE));
-                [1, max, nanos, 0]
+                [1, max, nanos, u64::from(own.source) | u64::from(own.drain) << 1]
             }
             Self::Unsplice(slot) => [2, slot.0.into(), 0, 0],
             Self::Count(slot) => [3, slot.0.into(), 0, 0],
@@ -117,6 +127,7 @@ impl Request {
             Self::Residue { slot, len, peek } => [6, slot.0.into(), len.into(), peek.into()],
             Self::Shutdown { slot, read, write } => [7, slot.0.into(), read.into(), write.into()],
             Self::Fork => [8, 0, 0, 0],
+            Self::Share(slot) => [9, slot.0.into(), 0, 0],
         };
         words[0] |= u64::from(pid) << 32;
         let [what, a, b, c] = words;
@@ -130,7 +141,11 @@ impl Request {
         let slot = SlotId(a as u32);
         let request = match what as u32 {
             0 => Self::Hello,
-            1 => Self::Setup { max: a, idle: (b != NO_IDLE).then(|| Duration::from_nanos(b)) },
+            1 => Self::Setup {
+                max: a,
+                idle: (b != NO_IDLE).then(|| Duration::from_nanos(b)),
+                own: Own { source: c & 1 != 0, drain: c & 2 != 0 },
+            },
             2 => Self::Unsplice(slot),
             3 => Self::Count(slot),
             4 => Self::Hold(slot),
@@ -138,6 +153,7 @@ impl Request {
             6 => Self::Residue { slot, len: b as u32, peek: c != 0 },
             7 => Self::Shutdown { slot, read: b != 0, write: c != 0 },
             8 => Self::Fork,
+            9 => Self::Share(slot),
             _ => return None,
         };
         Some(Question { request, pid: (what >> 32) as u32, turn })
@@ -183,8 +199,9 @@ mod tests {
         let idle = Some(Duration::from_millis(5));
         for request in [
             Request::Hello,
-            Request::Setup { max: u64::MAX >> 1, idle },
-            Request::Setup { max: 0, idle: None },
+            Request::Setup { max: u64::MAX >> 1, idle, own: Own { source: true, drain: false } },
+            Request::Setup { max: 0, idle: None, own: Own { source: false, drain: true } },
+            Request::Share(slot),
             Request::Unsplice(slot),
             Request::Count(slot),
             Request::Hold(slot),

@@ -119,6 +119,7 @@ impl Carrier {
     fn part_with(&mut self, place: usize) {
         self.members[place] = None;
         self.forget_questions(place);
+        self.own_no_longer(place);
         let member = place as u16;
         let ids: Vec<SlotId> = self
             .sockets
@@ -150,9 +151,9 @@ impl Carrier {
                 }
                 Ok(Reply::default())
             }
-            Request::Setup { max, idle } => match (fds.next(), fds.next()) {
+            Request::Setup { max, idle, own } => match (fds.next(), fds.next()) {
                 (Some(source), Some(drain)) => {
-                    let setup = Setup { source, drain, max, idle };
+                    let setup = Setup { source, drain, max, idle, own };
                     self.set_up(place, setup).map(|(source, drain)| Reply {
                         source: source.0,
                         drain: drain.0,
@@ -183,8 +184,16 @@ impl Carrier {
                 Ok(Reply::default())
             }
             Request::Fork => {
-                if let (Some(connection), ends) = (fds.next(), fds.next()) {
-                    self.bear(place, connection, ends);
+                match (fds.next(), fds.next()) {
+                    (Some(connection), ends) => self.bear(place, connection, ends),
+                    // It will not be heard of.
+                    _ => self.own_no_longer(place),
+                }
+                Ok(Reply::default())
+            }
+            Request::Share(id) => {
+                if let Some(socket) = self.sockets.get_mut(&id) {
+                    socket.is_own = false;
                 }
                 Ok(Reply::default())
             }
@@ -192,10 +201,20 @@ impl Carrier {
         Some((done.unwrap_or_else(Reply::refused), bytes))
     }
 
+    /// Somebody who does not tell may have what this member has.
+    fn own_no_longer(&mut self, place: usize) {
+        for socket in self.sockets.values_mut() {
+            socket.is_own &= !socket.holders.contains(&(place as u16));
+        }
+    }
+
     /// A child has what its parent has.
     fn bear(&mut self, parent: usize, connection: OwnedFd, ends: Option<OwnedFd>) {
         let child = self.welcome(connection);
-        let Some(Some(member)) = self.members.get_mut(child) else { return };
+        let Some(Some(member)) = self.members.get_mut(child) else {
+            self.own_no_longer(parent);
+            return;
+        };
         member.ends = ends;
         for socket in self.sockets.values_mut() {
             if socket.holders.contains(&(parent as u16)) {

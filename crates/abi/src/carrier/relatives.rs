@@ -130,7 +130,7 @@ impl Carrier {
             if !socket.holders.is_empty() {
                 continue;
             }
-            if !has_others {
+            if socket.is_own || !has_others {
                 self.discard(id);
             } else if socket.is_idle() && !socket.is_held {
                 socket.is_held = true;

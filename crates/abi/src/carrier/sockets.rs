@@ -8,6 +8,7 @@ use crate::checks::{self, Protocol};
 use crate::domain::{self, DOMAIN, SLOTS, SlotId};
 use crate::personality::Personality;
 use crate::sys;
+use crate::wire::Own;
 use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::io::Errno;
 use std::rc::Rc;
@@ -27,6 +28,8 @@ pub struct Socket {
     pub holders: Vec<u16>,
     /// A process that does not talk to us has one.
     pub is_held: bool,
+    /// Nobody but its holders can have one: there is nobody to be searched for.
+    pub is_own: bool,
     /// Bytes taken from it and not given.
     pub residue: Vec<u8>,
     /// How often the bytes that came last have been moved in a ring.
@@ -44,6 +47,7 @@ impl Socket {
             drain_of: None,
             holders: Vec::with_capacity(1),
             is_held: false,
+            is_own: false,
             residue: Vec::new(),
             hops: 0,
             names: None,
@@ -62,12 +66,13 @@ pub struct Setup {
     pub drain: OwnedFd,
     pub max: u64,
     pub idle: Option<Duration>,
+    pub own: Own,
 }
 
 impl Carrier {
     /// Begins a splice and moves what is there already. EBUSY is the last row of the table.
     pub fn set_up(&mut self, member: usize, setup: Setup) -> Result<(SlotId, SlotId), i32> {
-        let Setup { source, drain, max, idle } = setup;
+        let Setup { source, drain, max, idle, own } = setup;
         let inode = |fd: &OwnedFd| sys::socket_inode(fd.as_raw_fd()).ok_or(libc::ENOTSOCK);
         let (source_inode, drain_inode) = (inode(&source)?, inode(&drain)?);
         let protocol = checks::source(Personality::OpenBsd, source.as_raw_fd())?;
@@ -81,8 +86,8 @@ impl Carrier {
         {
             return Err(libc::EBUSY);
         }
-        let source_id = self.enroll(member, source_inode)?;
-        let drain_id = self.enroll(member, drain_inode)?;
+        let source_id = self.enroll(member, source_inode, own.source)?;
+        let drain_id = self.enroll(member, drain_inode, own.drain)?;
         let now = Instant::now();
         let source = self.port(source_id, source, protocol).map_err(Errno::raw_os_error)?;
         let drain = self.port(drain_id, drain, protocol).map_err(Errno::raw_os_error)?;
@@ -135,7 +140,7 @@ impl Carrier {
     }
 
     /// The socket's record, made if there is none. ENOBUFS when all are in use.
-    fn enroll(&mut self, member: usize, inode: u64) -> Result<SlotId, i32> {
+    fn enroll(&mut self, member: usize, inode: u64, is_own: bool) -> Result<SlotId, i32> {
         let id = match domain::find(inode) {
             Some(id) => id,
             None => {
@@ -145,7 +150,7 @@ impl Carrier {
                 });
                 let id = id.ok_or(libc::ENOBUFS)?;
                 domain::enter_socket(inode, id);
-                self.sockets.insert(id, Socket::new(inode));
+                self.sockets.insert(id, Socket { is_own, ..Socket::new(inode) });
                 id
             }
         };

@@ -7,6 +7,7 @@ use crate::connection;
 use crate::descriptors;
 use crate::domain::{self, DOMAIN};
 use crate::lock;
+use crate::own;
 use crate::personality::Personality;
 use crate::registrations;
 use crate::sys::{self, Raw, enter, fail, ret};
@@ -91,6 +92,7 @@ fn duplicated(old: c_int, result: Raw) -> Raw {
     if result >= 0 && result != old as Raw {
         if keeps_tables() {
             descriptors::known(old);
+            own::duplicated(old, result as c_int);
             descriptors::duplicated(&lock::hold(), old, result as c_int);
         } else {
             descriptors::mark_twin(old);

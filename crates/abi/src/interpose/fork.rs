@@ -7,6 +7,7 @@ use crate::connection;
 use crate::domain;
 use crate::heap;
 use crate::lock::{self, Guard};
+use crate::own;
 use std::cell::Cell;
 
 thread_local! {
@@ -20,6 +21,7 @@ pub fn register() {
 }
 
 unsafe extern "C" fn prepare() {
+    own::fork();
     // In a quiet domain there is nothing to hand on, and no thread that could have the lock.
     if domain::quiet() {
         return;

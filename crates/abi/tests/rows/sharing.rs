@@ -27,6 +27,8 @@ cases! {
     BOTH vfork_and_spawn_end_nothing;
     BOTH exec_keeps_what_it_inherits;
     BOTH a_descriptor_that_was_passed;
+    BOTH a_descriptor_that_was_passed_and_not_told_of;
+    BOTH a_child_that_became_another_program_keeps_what_its_parent_closes;
     BOTH close_behind_the_librarys_back;
     BOTH nothing_is_left_when_all_is_closed;
     BOTH no_child_is_to_be_waited_for;
@@ -449,6 +451,88 @@ fn a_descriptor_that_was_passed(_: System) {
     send_descriptor(pair[0], rig.source);
     join(pid);
     assert!(unsplice(rig.source).is_err());
+}
+
+/// The receiver says nothing of it: it is found.
+fn a_descriptor_that_was_passed_and_not_told_of(_: System) {
+    Rig::spliced().check(b"the option is in use");
+    for is_spliced_before in [true, false] {
+        let (mut pair, mut go) = ([0; 2], [0; 2]);
+        // SAFETY: room for two.
+        unsafe {
+            libc::socketpair(libc::AF_UNIX, libc::SOCK_DGRAM, 0, pair.as_mut_ptr());
+            libc::socketpair(libc::AF_UNIX, libc::SOCK_STREAM, 0, go.as_mut_ptr());
+        }
+        let pid = child(|| {
+            close(go[0]);
+            let mut byte = 0u8;
+            for _ in 0..2 {
+                let mut iov = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
+                let header = libc::cmsghdr { cmsg_len: 0, cmsg_level: 0, cmsg_type: 0 };
+                let mut rights = Rights { header, fd: -1, pad: 0 };
+                let mut message = message(&mut rights, &mut iov);
+                // SAFETY: the message lives through the call, which is the kernel's own.
+                let got = unsafe { libc::syscall(libc::SYS_recvmsg, pair[1], &raw mut message, 0) };
+                assert_eq!(got, 1);
+            }
+            send_all(go[1], b"!");
+            read(go[1], 1).unwrap();
+        });
+        // Made behind the fork: the child has them by this way alone.
+        let rig = Rig::new();
+        if is_spliced_before {
+            splice(rig.source, rig.drain).unwrap();
+        }
+        for fd in [rig.source, rig.drain] {
+            send_descriptor(pair[0], fd);
+        }
+        read_exactly(go[0], 1);
+        if !is_spliced_before {
+            splice(rig.source, rig.drain).unwrap();
+        }
+        close(rig.source);
+        close(rig.drain);
+        rig.check(b"goes on");
+        close(go[0]);
+        join(pid);
+        end_of_file(rig.feed);
+        end_of_file(rig.sink);
+    }
+}
+
+fn a_child_that_became_another_program_keeps_what_its_parent_closes(_: System) {
+    Rig::spliced().check(b"the option is in use");
+    let rig = Rig::new();
+    let mut go = [0; 2];
+    // SAFETY: room for two; no pointers.
+    unsafe {
+        libc::pipe(go.as_mut_ptr());
+        for fd in [rig.source, rig.drain] {
+            libc::fcntl(fd, libc::F_SETFD, 0);
+        }
+    }
+    splice(rig.source, rig.drain).unwrap();
+    let pid = child(|| {
+        for fd in [rig.feed, rig.sink, go[1]] {
+            close(fd);
+        }
+        // SAFETY: constant strings.
+        unsafe {
+            libc::dup2(go[0], 0);
+            let name = c"/bin/cat".as_ptr();
+            libc::execl(name, name, std::ptr::null::<libc::c_char>());
+        }
+        panic!("no exec");
+    });
+    eventually("the exec", || {
+        std::fs::read_link(format!("/proc/{pid}/exe")).unwrap().ends_with("cat")
+    });
+    close(rig.source);
+    close(rig.drain);
+    rig.check(b"goes on");
+    close(go[1]);
+    join(pid);
+    end_of_file(rig.feed);
 }
 
 #[repr(C)]
