@@ -258,7 +258,6 @@ impl Carrier {
                 self.step(id);
             }
         }
-        self.search_on();
         let mut events = [MaybeUninit::<epoll::Event>::uninit(); EVENTS];
         let timeout = self.timeout();
         let epoll = Rc::clone(&self.epoll);
@@ -282,6 +281,8 @@ impl Carrier {
             }
         }
         self.fire_timers();
+        // Last: what it finds may be the end of everything, and then nobody sleeps again.
+        self.search_on();
     }
 
     fn timeout(&self) -> Timespec {

@@ -29,6 +29,7 @@ cases! {
     BOTH a_descriptor_that_was_passed;
     BOTH a_descriptor_that_was_passed_and_not_told_of;
     BOTH a_child_that_became_another_program_keeps_what_its_parent_closes;
+    BOTH the_carrier_goes_with_the_last_process;
     BOTH close_behind_the_librarys_back;
     BOTH nothing_is_left_when_all_is_closed;
     BOTH no_child_is_to_be_waited_for;
@@ -533,6 +534,37 @@ fn a_child_that_became_another_program_keeps_what_its_parent_closes(_: System) {
     close(go[1]);
     join(pid);
     end_of_file(rig.feed);
+}
+
+/// Also when the end of the last splice has to be searched for.
+fn the_carrier_goes_with_the_last_process(_: System) {
+    let rig = Rig::new();
+    let mut told = [0; 2];
+    // SAFETY: room for two.
+    unsafe { libc::pipe(told.as_mut_ptr()) };
+    let pid = child(|| {
+        splice(rig.source, rig.drain).unwrap();
+        let carrier: i32 = crate::chains::carrier_but(rig.source, &[std::process::id(), parent()]);
+        send_all(told[1], &carrier.to_ne_bytes());
+    });
+    let carrier = c_int::from_ne_bytes(read_exactly(told[0], 4).try_into().unwrap());
+    for fd in [rig.source, rig.drain] {
+        // SAFETY: the case's own descriptor; the library is not told.
+        unsafe { libc::syscall(libc::SYS_close, fd) };
+    }
+    join(pid);
+    // SAFETY: signal zero only asks.
+    eventually("its end", || unsafe { libc::kill(carrier, 0) } != 0 || is_defunct(carrier));
+}
+
+fn parent() -> u32 {
+    std::os::unix::process::parent_id()
+}
+
+/// Nobody waits for what has lost its parent in a namespace without a proper process 1.
+fn is_defunct(pid: c_int) -> bool {
+    let Ok(text) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return true };
+    text.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z'))
 }
 
 #[repr(C)]
