@@ -16,7 +16,7 @@ const DATA: c_short = libc::POLLIN | libc::POLLRDNORM;
 const WRITE: c_short = libc::POLLOUT | libc::POLLWRNORM | libc::POLLWRBAND;
 
 /// Sets so small are watched without an allocation.
-const FEW: usize = 64;
+pub const FEW: usize = 64;
 
 /// How the program is to see a descriptor.
 #[derive(Clone, Copy, PartialEq, Eq)]
