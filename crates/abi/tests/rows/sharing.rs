@@ -546,6 +546,8 @@ fn the_carrier_goes_with_the_last_process(_: System) {
         splice(rig.source, rig.drain).unwrap();
         let carrier: i32 = crate::chains::carrier_but(rig.source, &[std::process::id(), parent()]);
         send_all(told[1], &carrier.to_ne_bytes());
+        // Nothing but the search keeps it awake then: its timer for stuck moves has run out.
+        std::thread::sleep(Duration::from_millis(100));
     });
     let carrier = c_int::from_ne_bytes(read_exactly(told[0], 4).try_into().unwrap());
     for fd in [rig.source, rig.drain] {
