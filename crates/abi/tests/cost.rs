@@ -1,6 +1,6 @@
 //! What the library costs, in counts: instructions of a program that never uses the option
-//! (valgrind's callgrind), and system calls of the carrier for what a source holds. Needs
-//! cc, valgrind and strace, and a release build of the library.
+//! (valgrind's callgrind), and system calls: of the carrier for what a source holds, and of a close.
+//! Needs cc, valgrind and strace, and a release build of the library.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
@@ -42,9 +42,11 @@ fn release_library() -> PathBuf {
 
 fn compiled(name: &str) -> PathBuf {
     let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    let source = format!("{}/tests/c/{name}.c", env!("CARGO_MANIFEST_DIR"));
-    let built = Command::new("cc").args(["-O2", &source, "-o"]).arg(&program).status().unwrap();
-    assert!(built.success());
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut cc = Command::new("cc");
+    cc.args(["-O2", "-I"]).arg(manifest.join("include"));
+    cc.arg(manifest.join(format!("tests/c/{name}.c"))).arg("-o").arg(&program);
+    assert!(cc.status().unwrap().success());
     program
 }
 
@@ -101,6 +103,27 @@ fn a_burst_of_datagrams_goes_in_few_calls() {
     println!("200 datagrams: {used} calls");
     // 7 looks for 32 and their company; one by one it were four calls each.
     assert!((7..=70).contains(&used), "{used} calls");
+}
+
+/// A socket that only this process can have is not searched for among its relatives' descriptors.
+#[test]
+fn a_close_beside_many_descriptors_does_not_look_at_them() {
+    const DESCRIPTORS: usize = 500;
+    if !has("cc") || !has("strace") {
+        return;
+    }
+    let program = compiled("closes");
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-qq", "-e", "trace=readlinkat", "-e", "signal=none", "-E"]);
+    strace.arg(format!("LD_PRELOAD={}", release_library().display()));
+    let output = strace.arg(program).args(["40", &DESCRIPTORS.to_string()]).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}");
+    let looked = text.lines().filter(|line| line.contains("readlinkat(")).count();
+    println!("{looked} descriptors looked at");
+    // Those of the first round were there before the option was used, and who is left at the end
+    // is looked for.
+    assert!(looked < 6 * DESCRIPTORS, "{looked}");
 }
 
 #[test]

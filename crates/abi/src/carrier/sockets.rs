@@ -10,6 +10,7 @@ use crate::checks::{self, Protocol};
 use crate::domain::{self, DOMAIN, SLOTS, SlotId};
 use crate::personality::Personality;
 use crate::sys;
+use crate::wire::Own;
 use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::io::Errno;
 use std::rc::Rc;
@@ -29,6 +30,8 @@ pub struct Socket {
     pub holders: Holders,
     /// A process that does not talk to us has one.
     pub is_held: bool,
+    /// Nobody but its holders can have one: there is nobody to be searched for.
+    pub is_own: bool,
     /// Bytes taken from it and not given.
     pub residue: Box<[u8]>,
     /// How often the bytes that came last have been moved in a ring.
@@ -47,10 +50,18 @@ impl Socket {
             drain_of: None,
             holders: Holders::default(),
             is_held: false,
+            is_own: false,
             residue: Box::default(),
             hops: 0,
             names: None,
         }
+    }
+}
+
+impl Socket {
+    /// No splice runs from it or to it.
+    pub fn is_idle(&self) -> bool {
+        self.flow.is_none() && self.drain_of.is_none()
     }
 }
 
@@ -60,12 +71,13 @@ pub struct Setup {
     pub drain: OwnedFd,
     pub max: u64,
     pub idle: Option<Duration>,
+    pub own: Own,
 }
 
 impl Carrier {
     /// Begins a splice and moves what is there already. EBUSY is the last row of the table.
     pub fn set_up(&mut self, member: usize, setup: Setup) -> Result<(SlotId, SlotId), i32> {
-        let Setup { source, drain, max, idle } = setup;
+        let Setup { source, drain, max, idle, own } = setup;
         let inode = |fd: &OwnedFd| sys::socket_inode(fd.as_raw_fd()).ok_or(libc::ENOTSOCK);
         let (source_inode, drain_inode) = (inode(&source)?, inode(&drain)?);
         let protocol = checks::source(Personality::OpenBsd, source.as_raw_fd())?;
@@ -79,8 +91,8 @@ impl Carrier {
         {
             return Err(libc::EBUSY);
         }
-        let source_id = self.enroll(member, source_inode)?;
-        let drain_id = self.enroll(member, drain_inode)?;
+        let source_id = self.enroll(member, source_inode, own.source)?;
+        let drain_id = self.enroll(member, drain_inode, own.drain)?;
         let now = Instant::now();
         let source = self.port(source_id, source, protocol).map_err(Errno::raw_os_error)?;
         let drain = self.port(drain_id, drain, protocol).map_err(Errno::raw_os_error)?;
@@ -133,7 +145,7 @@ impl Carrier {
     }
 
     /// The socket's record, made if there is none. ENOBUFS when all are in use.
-    fn enroll(&mut self, member: usize, inode: u64) -> Result<SlotId, i32> {
+    fn enroll(&mut self, member: usize, inode: u64, is_own: bool) -> Result<SlotId, i32> {
         let id = match domain::find(inode) {
             Some(id) => id,
             None => {
@@ -143,7 +155,7 @@ impl Carrier {
                 });
                 let id = id.ok_or(libc::ENOBUFS)?;
                 domain::enter_socket(inode, id);
-                self.sockets.insert(id, Socket::new(inode));
+                self.sockets.insert(id, Socket { is_own, ..Socket::new(inode) });
                 id
             }
         };

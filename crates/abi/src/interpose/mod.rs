@@ -11,6 +11,7 @@
 pub mod descriptors;
 pub mod epoll;
 pub mod fork;
+pub mod make;
 pub mod next;
 pub mod option;
 pub mod poll;

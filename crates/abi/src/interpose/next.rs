@@ -92,6 +92,10 @@ next! {
     epoll_pwait(epoll: c_int, events: *mut libc::epoll_event, count: c_int, timeout: c_int,
         mask: *const libc::sigset_t) -> c_int
         = enter!(SYS_epoll_pwait, epoll, events, count, timeout, mask, 8);
+    accept(fd: c_int, addr: *mut sockaddr, len: *mut socklen_t) -> c_int
+        = enter!(SYS_accept, fd, addr, len);
+    accept4(fd: c_int, addr: *mut sockaddr, len: *mut socklen_t, flags: c_int) -> c_int
+        = enter!(SYS_accept4, fd, addr, len, flags);
     close(fd: c_int) -> c_int = enter!(SYS_close, fd);
     fcntl(fd: c_int, command: c_int, arg: c_ulong) -> c_int
         = enter!(SYS_fcntl, fd, command, arg);

@@ -1,8 +1,11 @@
 //! The writing calls: on a socket that has an error to tell, they tell it, once. Otherwise a
 //! splice changes nothing for a writer.
 
+use super::read::passed_in;
 use super::{hot, interposed, next};
 use crate::descriptors;
+use crate::domain;
+use crate::own;
 use crate::sys::{enter, fail, ret};
 use libc::{c_int, c_uint, c_void, iovec, mmsghdr, msghdr, size_t, sockaddr, socklen_t, ssize_t};
 
@@ -49,7 +52,34 @@ unsafe extern "C" fn sendto_loud(
 
 unsafe extern "C" fn sendmsg_loud(fd: c_int, msg: *const msghdr, flags: c_int) -> ssize_t {
     // SAFETY: the caller's.
-    owed(fd).unwrap_or_else(|| unsafe { next::sendmsg(fd, msg, flags) })
+    owed(fd).unwrap_or_else(|| unsafe {
+        note_passed(msg);
+        next::sendmsg(fd, msg, flags)
+    })
+}
+
+unsafe fn sendmmsg_loud(fd: c_int, msgs: *mut mmsghdr, count: c_uint, flags: c_int) -> c_int {
+    // SAFETY: the caller's.
+    owed(fd).map_or_else(
+        || unsafe {
+            if !msgs.is_null() {
+                (0..count as usize)
+                    .for_each(|place| note_passed(&raw const (*msgs.add(place)).msg_hdr));
+            }
+            next::sendmmsg(fd, msgs, count, flags)
+        },
+        |errno| errno as c_int,
+    )
+}
+
+/// Sockets that go to another process are not this one's alone any more.
+unsafe fn note_passed(msg: *const msghdr) {
+    // SAFETY: the caller's.
+    unsafe {
+        if domain::active() && !msg.is_null() && (*msg).msg_controllen > 0 {
+            passed_in(&*msg).for_each(own::passed);
+        }
+    }
 }
 
 hot! {
@@ -84,6 +114,6 @@ hot! {
 interposed! {
     fn sendmmsg(fd: c_int, msgs: *mut mmsghdr, count: c_uint, flags: c_int) -> c_int {
         quiet ret(enter!(SYS_sendmmsg, fd, msgs, count, flags));
-        loud owed(fd).map_or_else(|| next::sendmmsg(fd, msgs, count, flags), |e| e as c_int)
+        loud sendmmsg_loud(fd, msgs, count, flags)
     }
 }

@@ -8,6 +8,7 @@
 
 mod chains;
 mod datagrams;
+mod deaths;
 mod ends;
 mod events;
 mod library;
@@ -63,6 +64,7 @@ fn all() -> impl Iterator<Item = &'static Case> {
         ends::CASES,
         events::CASES,
         sharing::CASES,
+        deaths::CASES,
         datagrams::CASES,
         chains::CASES,
     ]
