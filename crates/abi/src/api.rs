@@ -9,6 +9,7 @@ use crate::notice;
 use crate::option::{UNSPLICE, Wish};
 use crate::personality::Personality;
 use crate::registrations;
+use crate::sleep;
 use crate::sys::{self, fail};
 use libc::{c_int, timeval};
 use std::sync::atomic::Ordering;
@@ -109,7 +110,7 @@ fn wait(source: c_int) -> Result<(), c_int> {
         if !is_running(id, source) {
             break;
         }
-        if sys::futex_wait(&slot.turn, turn, None) == -(libc::EINTR as isize) {
+        if sleep::until_changed(slot, turn, None) == -(libc::EINTR as isize) {
             return Err(libc::EINTR);
         }
     }
@@ -163,7 +164,8 @@ fn both(a: c_int, b: c_int) -> Result<(), c_int> {
     for fd in [a, b] {
         sys::int_option(fd, libc::SOL_SOCKET, libc::SO_TYPE)?;
     }
-    let notice = notice::descriptor()?;
+    // Before anything moves: without it there is no waiting.
+    notice::descriptor()?;
     let mut there = Direction::new(a, b)?;
     let mut back = match Direction::new(b, a) {
         Ok(back) => back,
@@ -174,6 +176,8 @@ fn both(a: c_int, b: c_int) -> Result<(), c_int> {
         }
     };
     loop {
+        // Another one after the carrier's death.
+        let notice = notice::descriptor()?;
         notice::clear(notice);
         let failed = there.look().and_then(|()| back.look()).err();
         if let Some(errno) = failed {

@@ -5,15 +5,15 @@
 //! an entry compares the inode first; [`of`] does.
 
 use crate::client;
+use crate::connection;
 use crate::domain::{self, DOMAIN, Slot, SlotId};
 use crate::lock::{self, Guard};
 use crate::sys::{self, enter};
 use std::ffi::c_int;
-use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 /// Descriptors above are not served (the kernel's default for fs.nr_open).
-const MAX: usize = 1 << 20;
-const OURS: usize = 64;
+pub const MAX: usize = 1 << 20;
 
 /// One word a descriptor: the record's number plus one in the low half; in the high half the
 /// set-up count at which the descriptor was last found to be none of the domain's.
@@ -29,8 +29,11 @@ static ACCOUNTED: AtomicU32 = AtomicU32::new(0);
 /// Descriptors that were duplicated, or are duplicates.
 static TWINS: [AtomicU64; MAX / 64] = [const { AtomicU64::new(0) }; MAX / 64];
 
-/// Our own, plus one; zero for a free place.
-static HIDDEN: [AtomicI32; OURS] = [const { AtomicI32::new(0) }; OURS];
+/// Our own: a bit each.
+static HIDDEN: [AtomicU64; MAX / 64] = [const { AtomicU64::new(0) }; MAX / 64];
+
+/// One past the highest of our own that there was.
+static HIDDEN_TOP: AtomicU32 = AtomicU32::new(0);
 
 /// Makes the table. ENOMEM.
 pub fn prepare(_: &Guard) -> Result<(), c_int> {
@@ -97,7 +100,7 @@ fn verified(fd: c_int, id: SlotId) -> Option<SlotId> {
         return Some(id);
     }
     // A child of vfork has the table of its parent, and descriptors of its own.
-    if client::is_owner() {
+    if connection::is_owner() {
         let guard = lock::hold();
         forget(&guard, fd);
     }
@@ -202,14 +205,6 @@ pub fn forget(guard: &Guard, fd: c_int) {
     }
 }
 
-/// The carrier is gone: the records' numbers mean nothing any more.
-pub fn forget_all() {
-    let top = TOP.swap(0, Ordering::AcqRel) as c_int;
-    for entry in (0..top).filter_map(entry) {
-        entry.store(0, Ordering::Release);
-    }
-}
-
 /// The descriptors of a socket here.
 pub fn all_of(id: SlotId) -> impl Iterator<Item = c_int> {
     entered(0, c_int::MAX).filter(move |(_, of)| *of == id).map(|(fd, _)| fd)
@@ -239,10 +234,9 @@ pub fn account(setups: u32) {
 /// Takes a descriptor of ours out of the program's sight and reach.
 pub fn hide(fd: c_int) -> c_int {
     let hidden = sys::hide(fd);
-    for place in &HIDDEN {
-        if place.compare_exchange(0, hidden + 1, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
-            break;
-        }
+    if let Some(word) = HIDDEN.get(hidden as usize / 64) {
+        HIDDEN_TOP.fetch_max(hidden as u32 + 1, Ordering::AcqRel);
+        word.fetch_or(1 << (hidden as u32 % 64), Ordering::AcqRel);
     }
     hidden
 }
@@ -255,28 +249,24 @@ pub fn close_hidden(fd: c_int) {
 
 /// It is not ours any more.
 pub fn forget_hidden(fd: c_int) {
-    for place in &HIDDEN {
-        let _ = place.compare_exchange(fd + 1, 0, Ordering::AcqRel, Ordering::Relaxed);
+    if let Some(word) = HIDDEN.get(fd as usize / 64) {
+        word.fetch_and(!(1 << (fd as u32 % 64)), Ordering::AcqRel);
     }
 }
 
 pub fn is_hidden(fd: c_int) -> bool {
-    fd >= 0 && HIDDEN.iter().any(|place| place.load(Ordering::Relaxed) == fd + 1)
+    let word = HIDDEN.get(fd as usize / 64).map_or(0, |word| word.load(Ordering::Relaxed));
+    word >> (fd as u32 % 64) & 1 != 0
 }
 
 /// Our own descriptors, in order.
-pub fn hidden() -> ([c_int; OURS], usize) {
-    let mut all = [0; OURS];
-    let mut count = 0;
-    for place in &HIDDEN {
-        let fd = place.load(Ordering::Relaxed) - 1;
-        if fd >= 0 {
-            all[count] = fd;
-            count += 1;
-        }
-    }
-    all[..count].sort_unstable();
-    (all, count)
+pub fn hidden() -> impl Iterator<Item = c_int> {
+    let top = HIDDEN_TOP.load(Ordering::Acquire) as c_int;
+    let words = (0..top).step_by(64).zip(&HIDDEN);
+    words.flat_map(|(first, word)| {
+        let bits = word.load(Ordering::Relaxed);
+        (0..64).filter(move |bit| bits >> bit & 1 != 0).map(move |bit| first + bit)
+    })
 }
 
 /// As [`known`], under the lock: by the table alone.

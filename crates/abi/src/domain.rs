@@ -8,7 +8,7 @@
 //! whole.
 
 use crate::sys::{self, enter};
-use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicIsize, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 /// Sockets that may take part in splices at a time, in one domain.
 pub const SLOTS: usize = 1 << 16;
@@ -33,11 +33,35 @@ pub struct Domain {
     pub making: AtomicU32,
     /// Where the carrier listens (an abstract name made of this number); zero for nowhere.
     pub address: AtomicU64,
+    /// The carrier's thread, as a robust futex; zero when its death was seen to. The kernel
+    /// marks it when the carrier dies, however it dies.
+    pub life: AtomicU32,
+    /// One past the highest record that was ever in use.
+    used: AtomicU32,
+    will: Will,
     /// Process ids.
     relatives: [AtomicU32; RELATIVES],
     index: [AtomicU32; INDEX],
     slots: [Slot; SLOTS],
 }
+
+/// The robust list of the carrier (set_robust_list(2)): a head and its only entry, beside which
+/// the kernel finds `life`. In shared memory, which the kernel's killer of processes that use
+/// too much leaves alone.
+#[repr(C)]
+struct Will {
+    first: AtomicUsize,
+    offset: AtomicIsize,
+    pending: AtomicUsize,
+    entry: AtomicUsize,
+}
+
+/// Somebody may sleep on the word: the kernel wakes one of them.
+const FUTEX_WAITERS: u32 = 0x8000_0000;
+const FUTEX_OWNER_DIED: u32 = 0x4000_0000;
+
+/// What a source is told whose carrier has died.
+pub const DEATH: i32 = libc::EIO;
 
 /// What a socket's splice is doing.
 #[repr(C)]
@@ -78,6 +102,14 @@ pub static DOMAIN: Domain = Domain {
     setups: AtomicU32::new(0),
     making: AtomicU32::new(0),
     address: AtomicU64::new(0),
+    life: AtomicU32::new(0),
+    used: AtomicU32::new(0),
+    will: Will {
+        first: AtomicUsize::new(0),
+        offset: AtomicIsize::new(0),
+        pending: AtomicUsize::new(0),
+        entry: AtomicUsize::new(0),
+    },
     relatives: [const { AtomicU32::new(0) }; RELATIVES],
     index: [const { AtomicU32::new(0) }; INDEX],
     slots: [const { Slot::free() }; SLOTS],
@@ -252,7 +284,12 @@ pub fn find(inode: u64) -> Option<SlotId> {
 
 /// Enters a socket into the index under a free record. Only the carrier does.
 pub fn enter_socket(inode: u64, id: SlotId) {
+    DOMAIN.used.fetch_max(id.0 + 1, Ordering::AcqRel);
     id.slot().clear(inode);
+    enter_index(inode, id);
+}
+
+fn enter_index(inode: u64, id: SlotId) {
     if let Some(place) =
         places(inode).find(|place| matches!(place.load(Ordering::Relaxed), 0 | TOMBSTONE))
     {
@@ -286,19 +323,86 @@ fn leave_index(inode: u64, id: SlotId) {
     }
 }
 
-/// Empties all records, for a carrier that begins. What an earlier one left is void.
-pub fn reset() {
-    for place in &DOMAIN.index {
+/// The calling thread is the carrier: its death is marked, and wakes one sleeper.
+pub fn live() {
+    let will = &DOMAIN.will;
+    let entry = &raw const will.entry;
+    let offset = (&raw const DOMAIN.life).addr().wrapping_sub(entry.addr());
+    will.entry.store((&raw const DOMAIN.will).addr(), Ordering::Relaxed);
+    will.offset.store(offset as isize, Ordering::Relaxed);
+    will.pending.store(0, Ordering::Relaxed);
+    will.first.store(entry.addr(), Ordering::Relaxed);
+    // SAFETY: the list is whole, and stays where it is as long as the process lives.
+    unsafe {
+        let thread = enter!(SYS_gettid) as u32;
+        DOMAIN.life.store(thread | FUTEX_WAITERS, Ordering::Release);
+        enter!(SYS_set_robust_list, &raw const DOMAIN.will, 3 * size_of::<usize>());
+    }
+}
+
+/// The carrier has died, and nobody has seen to it yet.
+pub fn is_orphaned() -> bool {
+    DOMAIN.life.load(Ordering::Acquire) & FUTEX_OWNER_DIED != 0
+}
+
+/// A carrier lives; it may be out of reach, in another network namespace.
+pub fn is_carried() -> bool {
+    DOMAIN.life.load(Ordering::Acquire) != 0 && !is_orphaned()
+}
+
+/// The carrier goes, and leaves nothing behind.
+pub fn retire() {
+    DOMAIN.life.store(0, Ordering::Release);
+    DOMAIN.address.store(0, Ordering::Release);
+}
+
+fn records() -> impl Iterator<Item = (SlotId, &'static Slot)> {
+    (0..DOMAIN.used.load(Ordering::Acquire)).map(|number| (SlotId(number), SlotId(number).slot()))
+}
+
+/// Every splice of a carrier that has died counts as ended. What it had taken and not given is
+/// lost, so its sources are told an error. Only who has `making` does, or the next carrier.
+pub fn bury() {
+    for (_, slot) in records().filter(|(_, slot)| slot.inode.load(Ordering::Acquire) != 0) {
+        let has_taken = slot.residue.swap(0, Ordering::AcqRel) > 0;
+        if slot.is_source() || has_taken {
+            slot.cause.store(DEATH, Ordering::Relaxed);
+            slot.set_error(DEATH);
+        }
+        slot.drain.store(0, Ordering::Release);
+        slot.source.store(0, Ordering::Release);
+        slot.announce();
+    }
+    DOMAIN.life.store(0, Ordering::Release);
+}
+
+/// For a carrier that begins: the sockets that an earlier one left, under the numbers that
+/// processes know. The index is made anew: it may have died in the middle of a change.
+pub fn inherit() -> Vec<(SlotId, u64)> {
+    bury();
+    let mut heritage = Vec::new();
+    for place in DOMAIN.index.iter().filter(|_| DOMAIN.used.load(Ordering::Relaxed) > 0) {
         if place.load(Ordering::Relaxed) != 0 {
             place.store(0, Ordering::Relaxed);
         }
     }
-    for slot in &DOMAIN.slots {
-        if slot.inode.load(Ordering::Relaxed) != 0 {
+    for (id, slot) in records() {
+        let inode = slot.inode.load(Ordering::Relaxed);
+        if inode != 0 && find(inode).is_none() {
+            enter_index(inode, id);
+            heritage.push((id, inode));
+        } else if inode != 0 {
             slot.clear(0);
-            slot.announce();
         }
     }
+    // Whoever looked in the meantime looks again.
+    DOMAIN.setups.fetch_add(u32::from(!heritage.is_empty()), Ordering::AcqRel);
+    heritage
+}
+
+/// How many records were ever in use.
+pub fn used() -> u32 {
+    DOMAIN.used.load(Ordering::Relaxed)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //!
 //! * [`interpose`] has the libc names that a program meets: each asks whether any splice
 //!   exists, and if none does makes the system call itself.
-//! * [`client`] talks to the *carrier*, a process of its own that holds a duplicate of both
+//! * [`client`] talks over its [`connection`] to the *carrier*, a process of its own that holds a duplicate of both
 //!   sockets of a splice and moves the bytes ([`carrier`]). So a splice belongs to its
 //!   sockets and not to the process or thread that set it up.
 //! * [`domain`] is the memory that the carrier and all forked relatives share: one small
@@ -22,15 +22,19 @@ mod api;
 mod carrier;
 mod checks;
 mod client;
+mod connection;
 mod descriptors;
 mod domain;
+mod heap;
 mod interpose;
 mod local;
 mod lock;
 mod notice;
 mod option;
+mod own;
 mod personality;
 mod registrations;
+mod sleep;
 mod source;
 mod sys;
 mod wire;

@@ -3,9 +3,9 @@
 //!
 //! The carrier writes to one eventfd a process, which is never read: each thread watches it
 //! edge-triggered through an epoll set of its own, so that no thread takes another's
-//! notice away.
+//! notice away. The connection to the carrier is beside it, for the carrier's death.
 
-use crate::client;
+use crate::connection;
 use crate::descriptors;
 use crate::lock;
 use crate::sys::enter;
@@ -13,19 +13,23 @@ use std::cell::RefCell;
 use std::ffi::c_int;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Rises when the process gets another eventfd.
+/// Rises when the process gets another eventfd or connection.
 static GENERATION: AtomicU32 = AtomicU32::new(0);
+
+/// Rises when the process is born by a fork, which closes what its parent had.
+static BIRTH: AtomicU32 = AtomicU32::new(0);
 
 /// A thread's epoll set.
 struct Notice {
     epoll: c_int,
     generation: u32,
+    birth: u32,
 }
 
 impl Drop for Notice {
     fn drop(&mut self) {
         // After a fork the number is somebody else's.
-        if self.generation == GENERATION.load(Ordering::Relaxed) {
+        if self.birth == BIRTH.load(Ordering::Relaxed) && descriptors::is_hidden(self.epoll) {
             descriptors::close_hidden(self.epoll);
         }
     }
@@ -35,9 +39,15 @@ thread_local! {
     static NOTICE: RefCell<Option<Notice>> = const { RefCell::new(None) };
 }
 
-/// The process has another eventfd: what threads watch is void.
+/// The process has another eventfd or connection: what threads watch is void.
 pub fn renew() {
     GENERATION.fetch_add(1, Ordering::Relaxed);
+}
+
+/// The process is new, and nothing is open that threads watched.
+pub fn begin_anew() {
+    BIRTH.fetch_add(1, Ordering::Relaxed);
+    renew();
 }
 
 /// The calling thread's descriptor: readable after an end, until [`clear`]ed.
@@ -51,10 +61,10 @@ pub fn descriptor() -> Result<c_int, c_int> {
                 return Ok(notice.epoll);
             }
             let guard = lock::hold();
-            let ends = client::ends(&guard)?;
-            let epoll = watch(ends)?;
+            let watched = connection::watched(&guard)?;
+            let epoll = watch(watched)?;
             let generation = GENERATION.load(Ordering::Relaxed);
-            *notice = Some(Notice { epoll, generation });
+            *notice = Some(Notice { epoll, generation, birth: BIRTH.load(Ordering::Relaxed) });
             Ok(epoll)
         })
         .unwrap_or(Err(libc::EAGAIN))
@@ -72,36 +82,61 @@ pub fn abandon() {
     });
 }
 
-fn watch(ends: c_int) -> Result<c_int, c_int> {
+fn watch(watched: Watched) -> Result<c_int, c_int> {
     // SAFETY: no pointers.
     let epoll = unsafe { enter!(SYS_epoll_create1, libc::EPOLL_CLOEXEC) };
     if epoll < 0 {
         return Err(-epoll as c_int);
     }
     let epoll = descriptors::hide(epoll as c_int);
-    add(epoll, ends, 0).inspect_err(|_| descriptors::close_hidden(epoll))?;
+    add(epoll, watched, 0).inspect_err(|_| descriptors::close_hidden(epoll))?;
     Ok(epoll)
 }
 
-/// Registers the eventfd of ends, edge-triggered.
-pub fn add(epoll: c_int, ends: c_int, data: u64) -> Result<(), c_int> {
-    let mut event = libc::epoll_event { events: (libc::EPOLLIN | libc::EPOLLET) as u32, u64: data };
-    // SAFETY: the event lives through the call.
-    let done = unsafe { enter!(SYS_epoll_ctl, epoll, libc::EPOLL_CTL_ADD, ends, &raw mut event) };
-    if done < 0 && done != -(libc::EEXIST as isize) { Err(-done as c_int) } else { Ok(()) }
+/// What tells of ends: the eventfd, and the connection to the carrier.
+#[derive(Clone, Copy)]
+pub struct Watched {
+    pub ends: c_int,
+    pub connection: c_int,
 }
 
-/// Forgets the ends that were told so far.
+/// Registers what tells of ends, edge-triggered: of the connection only that it hangs up.
+pub fn add(epoll: c_int, watched: Watched, data: u64) -> Result<(), c_int> {
+    for (fd, kinds) in [(watched.ends, libc::EPOLLIN), (watched.connection, libc::EPOLLRDHUP)] {
+        let mut event = libc::epoll_event { events: (kinds | libc::EPOLLET) as u32, u64: data };
+        // SAFETY: the event lives through the call.
+        let done = unsafe { enter!(SYS_epoll_ctl, epoll, libc::EPOLL_CTL_ADD, fd, &raw mut event) };
+        if done < 0 && done != -(libc::EEXIST as isize) {
+            return Err(-done as c_int);
+        }
+    }
+    Ok(())
+}
+
+/// The event is the carrier's death.
+pub fn is_death(event: &libc::epoll_event) -> bool {
+    event.events & (libc::EPOLLRDHUP | libc::EPOLLHUP) as u32 != 0
+}
+
+/// Forgets the ends that were told so far, and sees to the carrier's death.
 pub fn clear(epoll: c_int) {
-    let mut event = libc::epoll_event { events: 0, u64: 0 };
-    // SAFETY: room for one event.
-    unsafe { enter!(SYS_epoll_pwait, epoll, &raw mut event, 1, 0, 0, 8) };
+    // There is nothing to be done about a failure.
+    let _ = take(epoll, 0);
 }
 
-/// Waits for an end, at most so long. Returns 0, or an errno.
+/// Waits for an end. Returns 0, or an errno.
 pub fn wait(epoll: c_int) -> c_int {
-    let mut event = libc::epoll_event { events: 0, u64: 0 };
-    // SAFETY: room for one event.
-    let done = unsafe { enter!(SYS_epoll_pwait, epoll, &raw mut event, 1, -1isize, 0, 8) };
-    if done < 0 { -done as c_int } else { 0 }
+    take(epoll, -1).err().unwrap_or(0)
+}
+
+fn take(epoll: c_int, timeout_ms: isize) -> Result<(), c_int> {
+    let mut events = [libc::epoll_event { events: 0, u64: 0 }; 2];
+    let (at, room) = (events.as_mut_ptr(), events.len());
+    // SAFETY: room for so many events.
+    let done = unsafe { enter!(SYS_epoll_pwait, epoll, at, room, timeout_ms, 0, 8) };
+    let told = usize::try_from(done).map_err(|_| -done as c_int)?;
+    if events[..told].iter().any(is_death) {
+        connection::mourn(&lock::hold());
+    }
+    Ok(())
 }

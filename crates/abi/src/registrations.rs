@@ -7,7 +7,7 @@
 //! there, edge or level. Served are registrations that this process made; of an epoll set
 //! that is shared with another process each knows its own.
 
-use crate::client;
+use crate::connection;
 use crate::descriptors;
 use crate::domain::SlotId;
 use crate::lock::Guard;
@@ -72,7 +72,7 @@ fn hook(guard: &Guard, epoll: c_int) {
     let bit = 1 << (epoll as u32 % 64);
     // Before it is added: a thread that sleeps on the set may be woken by it at once.
     word.fetch_or(bit, Ordering::Release);
-    if !client::ends(guard).is_ok_and(|ends| notice::add(epoll, ends, ENDS).is_ok()) {
+    if !connection::watched(guard).is_ok_and(|watched| notice::add(epoll, watched, ENDS).is_ok()) {
         word.fetch_and(!bit, Ordering::Release);
     }
 }
@@ -203,20 +203,7 @@ pub fn unmask_ended(_: &Guard, epoll: c_int) {
     });
 }
 
-/// The carrier is gone, and every splice with it: the registrations are the program's again.
-pub fn unmask_all(_: &Guard) {
-    let mut table = table();
-    let Table { all, masked, owing } = &mut *table;
-    owing.clear();
-    for (epoll, fd) in std::mem::take(masked) {
-        if let Some(registration) = all.get(&(fd, epoll)).filter(|r| !is_spent(r.events)) {
-            change(epoll, fd, registration.events, registration.data);
-        }
-    }
-    all.values_mut().for_each(|registration| registration.slot = None);
-}
-
-/// The process has another eventfd of ends: the sets that had the old one get it.
+/// The process has another connection: the sets that had the old one get it.
 pub fn renew_hooks(guard: &Guard) {
     HOOKED.iter().for_each(|word| word.store(0, Ordering::Release));
     let sets: BTreeSet<c_int> = {
@@ -249,6 +236,11 @@ pub fn owed(_: &Guard, epoll: c_int, events: &mut [libc::epoll_event]) -> usize 
         registration.events & (EDGE | libc::EPOLLONESHOT as u32) == 0
     });
     count
+}
+
+/// Among the kernel's events is the carrier's death.
+pub fn has_died(events: &[libc::epoll_event]) -> bool {
+    events.iter().any(|event| event.u64 == ENDS && notice::is_death(event))
 }
 
 /// Gives the kernel's events the program's data, and drops what is ours: from `first` on,

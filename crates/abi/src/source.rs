@@ -6,6 +6,7 @@ use crate::client;
 use crate::domain::{Slot, SlotId, find};
 use crate::lock;
 use crate::personality::Personality;
+use crate::sleep;
 use crate::sys::{self, Raw, enter};
 use crate::wire::PIECE_BYTES;
 use libc::{c_int, msghdr};
@@ -41,7 +42,7 @@ pub unsafe fn receive(fd: c_int, slot: &Slot, msg: &mut msghdr, flags: c_int) ->
             if flags & libc::MSG_DONTWAIT != 0 || sys::is_nonblocking(fd) {
                 return Some(AGAIN);
             }
-            match sleep(fd, slot, turn, &mut deadline) {
+            match wait(fd, slot, turn, &mut deadline) {
                 Slept::Woken => continue,
                 Slept::Failed(failed) => return Some(failed),
             }
@@ -85,22 +86,17 @@ enum Slept {
 }
 
 /// Sleeps until the record changes: as long as the socket's receive timeout allows.
-fn sleep(fd: c_int, slot: &Slot, turn: u32, deadline: &mut Option<u64>) -> Slept {
+fn wait(fd: c_int, slot: &Slot, turn: u32, deadline: &mut Option<u64>) -> Slept {
     let limit = receive_timeout_ns(fd);
     if limit == 0 {
-        return slept(sys::futex_wait(&slot.turn, turn, None));
+        return slept(sleep::until_changed(slot, turn, None));
     }
     let now = sys::now_ns();
     let due = *deadline.get_or_insert(now.saturating_add(limit));
     if now >= due {
         return Slept::Failed(AGAIN);
     }
-    let left = due - now;
-    let timeout = libc::timespec {
-        tv_sec: (left / 1_000_000_000) as i64,
-        tv_nsec: (left % 1_000_000_000) as i64,
-    };
-    slept(sys::futex_wait(&slot.turn, turn, Some(&timeout)))
+    slept(sleep::until_changed(slot, turn, Some(due - now)))
 }
 
 /// Only a signal handler ends the wait for good: the rest is looked at again.

@@ -186,6 +186,10 @@ pub fn futex_wait(
     unsafe { enter!(SYS_futex, word.as_ptr(), libc::FUTEX_WAIT, value, timeout, 0, 0) }
 }
 
+pub fn timespec_of(ns: u64) -> libc::timespec {
+    libc::timespec { tv_sec: (ns / 1_000_000_000) as i64, tv_nsec: (ns % 1_000_000_000) as i64 }
+}
+
 pub fn futex_wake(word: &std::sync::atomic::AtomicU32, count: c_int) {
     // SAFETY: the word lives through the call.
     unsafe { enter!(SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, count, 0, 0, 0) };

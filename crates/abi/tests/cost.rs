@@ -1,5 +1,6 @@
 //! What the library costs, in counts: instructions of a program that never uses the option
-//! (valgrind's callgrind). Needs cc and valgrind, and a release build of the library.
+//! (valgrind's callgrind), and system calls: of the carrier for what a source holds, and of a close.
+//! Needs cc, valgrind and strace, and a release build of the library.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
@@ -9,6 +10,7 @@ mod needs;
 use needs::has;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::LazyLock;
 
 /// The instructions of a loop of write, poll and read.
 fn instructions(program: &Path, rounds: &str, preload: Option<&Path>) -> u64 {
@@ -38,15 +40,103 @@ fn release_library() -> PathBuf {
     target.join("release/libsosplice.so")
 }
 
+fn compiled(name: &str) -> PathBuf {
+    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut cc = Command::new("cc");
+    cc.args(["-O2", "-I"]).arg(manifest.join("include"));
+    cc.arg(manifest.join(format!("tests/c/{name}.c"))).arg("-o").arg(&program);
+    assert!(cc.status().unwrap().success());
+    program
+}
+
+/// Both tests run it, and must not meet it half written.
+static BURST: LazyLock<PathBuf> = LazyLock::new(|| compiled("burst"));
+
+/// The system calls of a burst, a line each, until the program ends; the carrier's among them.
+fn calls(protocol: &str) -> Vec<String> {
+    let trace = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("burst-{protocol}.trace"));
+    let status = Command::new("strace")
+        .args(["-f", "-qqq", "-o"])
+        .arg(&trace)
+        .arg("-E")
+        .arg(format!("LD_PRELOAD={}", release_library().display()))
+        .arg(&*BURST)
+        .arg(protocol)
+        .status()
+        .unwrap();
+    assert!(status.success(), "{status}");
+    let text = std::fs::read_to_string(trace).unwrap();
+    // What the carrier does behind the program's end is not the burst's. A call that was interrupted
+    // by another thread's is told in two lines.
+    text.lines()
+        .take_while(|line| !line.contains("exit_group("))
+        .filter(|line| !line.contains(" resumed>"))
+        .map(str::to_owned)
+        .collect()
+}
+
+fn count(calls: &[String], names: &[&str]) -> usize {
+    calls.iter().filter(|call| names.iter().any(|name| call.contains(name))).count()
+}
+
+#[test]
+fn a_move_of_a_stream_asks_little() {
+    if !has("cc") || !has("strace") {
+        return;
+    }
+    let calls = calls("tcp");
+    let moves = count(&calls, &[" splice("]);
+    let rooms = count(&calls, &["SO_MEMINFO"]);
+    let looks = count(&calls, &["MSG_PEEK"]);
+    println!("128 KiB: {moves} splices, {rooms} questions for room, {looks} looks");
+    assert!(moves >= 2, "not moved by splice(2): {moves}");
+    // The first 64 KiB are copied and the rest is spliced; the last look finds nothing.
+    assert!(moves <= 6, "{moves} splices");
+    assert!(rooms <= 1 + moves / 2, "{rooms} questions for room");
+    assert!(looks <= moves / 2 + 1, "{looks} looks");
+}
+
+#[test]
+fn a_burst_of_datagrams_goes_in_few_calls() {
+    if !has("cc") || !has("strace") {
+        return;
+    }
+    let calls = calls("udp");
+    let of_burst = ["recvmmsg(", "sendmmsg(", "SO_PEEK_OFF", "UDP_SEGMENT", "cmsg_level=SOL_UDP"];
+    let used = count(&calls, &of_burst);
+    println!("200 datagrams: {used} calls");
+    // 7 looks for 32 and their company; one by one it were four calls each.
+    assert!((7..=70).contains(&used), "{used} calls");
+}
+
+/// A socket that only this process can have is not searched for among its relatives' descriptors.
+#[test]
+fn a_close_beside_many_descriptors_does_not_look_at_them() {
+    const DESCRIPTORS: usize = 500;
+    if !has("cc") || !has("strace") {
+        return;
+    }
+    let program = compiled("closes");
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-qq", "-e", "trace=readlinkat", "-e", "signal=none", "-E"]);
+    strace.arg(format!("LD_PRELOAD={}", release_library().display()));
+    let output = strace.arg(program).args(["40", &DESCRIPTORS.to_string()]).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}");
+    let looked = text.lines().filter(|line| line.contains("readlinkat(")).count();
+    println!("{looked} descriptors looked at");
+    // Those of the first round were there before the option was used, and who is left at the end
+    // is looked for.
+    assert!(looked < 6 * DESCRIPTORS, "{looked}");
+}
+
 #[test]
 fn a_program_that_never_uses_the_option_does_not_pay() {
     if !has("cc") || !has("valgrind") {
         return;
     }
-    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("quiet");
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/c/quiet.c");
-    let built = Command::new("cc").args(["-O2", source, "-o"]).arg(&program).status().unwrap();
-    assert!(built.success());
+    let program = compiled("quiet");
     let library = release_library();
     // The difference of two lengths is the loop alone, without the start.
     let a_loop = |preload| {

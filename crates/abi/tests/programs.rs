@@ -128,10 +128,10 @@ fn only_the_interface_and_the_interposed_names_are_exported() {
     ];
     // Without a version, so that they stand for every version of libc's.
     expected.extend(
-        "__poll_chk __ppoll_chk __read_chk __recv_chk __recvfrom_chk close close_range closefrom \
+        "__poll_chk __ppoll_chk __read_chk __recv_chk __recvfrom_chk accept accept4 close close_range closefrom \
          dup dup2 dup3 epoll_ctl epoll_pwait epoll_pwait2 epoll_wait fclose fcntl fcntl64 \
          getsockopt ioctl listen poll ppoll pselect pthread_create read readv recv recvfrom \
-         recvmmsg recvmsg select send sendmmsg sendmsg sendto setsockopt shutdown thrd_create \
+         recvmmsg recvmsg select send sendmmsg sendmsg sendto setsockopt shutdown socket thrd_create \
          write writev"
             .split_whitespace(),
     );
@@ -196,6 +196,40 @@ fn the_relay_in_python() {
     let mut command = Command::new("python3");
     command.arg(source("examples/relay.py")).args(["0", "127.0.0.1", &port]);
     goes_through(&Server::start(command.env("LD_PRELOAD", library::path())));
+}
+
+/// A program in a pid namespace of its own, and a user's and network's.
+fn in_namespaces(program: &Path) -> Option<Command> {
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-root-user", "--net", "--pid", "--fork", "--mount-proc"]);
+    // Some kernels keep namespaces to root.
+    let may = Command::new("unshare").args(["--user", "--map-root-user", "true"]).status();
+    if !may.is_ok_and(|status| status.success()) {
+        assert!(std::env::var_os("SOSPLICE_NO_SKIP").is_none(), "no user namespaces");
+        eprintln!("skipped: no user namespaces");
+        return None;
+    }
+    // Nothing is up in a new network namespace.
+    command.args(["sh", "-c", "ip link set lo up && exec env LD_PRELOAD=\"$1\" \"$0\""]);
+    command.arg(program).arg(library::path());
+    Some(command)
+}
+
+#[test]
+fn process_one_and_a_subreaper_find_no_child_but_their_own() {
+    if !has("cc") || !has("unshare") || !has("ip") {
+        return;
+    }
+    let program = compile("tests/c/init.c", "init", &[]);
+    let done = |command: &mut Command| {
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(output.stdout, b"done\n");
+    };
+    done(Command::new(&program).arg("subreaper").env("LD_PRELOAD", library::path()));
+    if let Some(mut command) = in_namespaces(&program) {
+        done(&mut command);
+    }
 }
 
 /// An upstream that answers each request with its body, reversed.

@@ -1,6 +1,6 @@
 //! A running splice: what a step does with it, and how it ends.
 
-use super::datagram::{self, Datagrams};
+use super::datagram::{self, Datagrams, Desk};
 use super::port::Port;
 use super::stream::{Marks, StreamEnds};
 use crate::checks::Protocol;
@@ -23,9 +23,8 @@ pub struct Flow {
     pub source: Rc<Port>,
     pub drain: Rc<Port>,
     carrier: Mode,
-    idle: Option<Duration>,
-    /// When the idle limit is reached.
-    due: Option<Instant>,
+    /// Made when there is a time to think of.
+    clock: Option<Box<Clock>>,
     /// The drain has been seen connected.
     connected: bool,
     /// The last step waits for the drain.
@@ -34,8 +33,21 @@ pub struct Flow {
     pub is_ring: bool,
     /// Stands in the queue.
     pub is_queued: bool,
+}
+
+#[derive(Default)]
+struct Clock {
+    idle: Option<Duration>,
+    /// When the idle limit is reached.
+    due: Option<Instant>,
     /// The time for which the heap has an entry.
-    pub timer: Option<Instant>,
+    timer: Option<Instant>,
+}
+
+impl Clock {
+    fn rearm(&mut self, now: Instant) {
+        self.due = self.idle.and_then(|idle| now.checked_add(idle));
+    }
 }
 
 enum Mode {
@@ -85,20 +97,22 @@ impl Flow {
             }
             Protocol::Udp => Mode::Datagrams(Datagrams::new(max)),
         };
+        let mut clock = Clock { idle, ..Clock::default() };
+        clock.rearm(now);
         set_own_low_water(source_id, &source);
+        // What was told was told before this splice: somebody else may have read it.
+        source.take_certainty();
         Self {
             source_id,
             drain_id,
             source,
             drain,
             carrier,
-            idle,
-            due: idle.and_then(|idle| now.checked_add(idle)),
+            clock: idle.map(|_| Box::new(clock)),
             connected: protocol == Protocol::Udp,
             waits_for_drain: false,
             is_ring: false,
             is_queued: false,
-            timer: None,
         }
     }
 
@@ -109,13 +123,30 @@ impl Flow {
         }
     }
 
+    /// The splice the other way has moved bytes: this is a dialogue, and not to be batched.
+    pub fn answered(&mut self) {
+        if let Mode::Stream { mover, .. } = &mut self.carrier {
+            mover.answered();
+        }
+    }
+
     /// When a step is due at the latest.
     pub fn deadline(&self) -> Option<Instant> {
         let guard = match &self.carrier {
             Mode::Stream { mover, .. } => mover.deadline(),
             Mode::Datagrams(_) => None,
         };
-        [self.due, guard].into_iter().flatten().min()
+        let due = self.clock.as_ref().and_then(|clock| clock.due);
+        [due, guard].into_iter().flatten().min()
+    }
+
+    /// The time for which the heap has an entry.
+    pub fn timer(&self) -> Option<Instant> {
+        self.clock.as_ref()?.timer
+    }
+
+    pub fn set_timer(&mut self, timer: Option<Instant>) {
+        self.clock.get_or_insert_default().timer = timer;
     }
 
     /// Moves what can be moved, or finds that it is over. The order of the questions is
@@ -124,25 +155,28 @@ impl Flow {
         &mut self,
         personality: Personality,
         store: &mut Store,
-        buffer: &mut [u8],
+        desk: &mut Desk,
         now: Instant,
     ) -> Stepped {
         if let Some(ending) = self.found_over(personality) {
             return Stepped::Ended(ending);
         }
-        if self.due.is_some_and(|due| now >= due) {
+        if self.clock.as_ref().is_some_and(|clock| clock.due.is_some_and(|due| now >= due)) {
             return Stepped::Ended(match personality {
                 Personality::OpenBsd => fails(Errno::TIMEDOUT),
                 Personality::FreeBsd => DONE,
             });
         }
         let stepped = if self.is_drain_connected() {
-            self.step_mover(personality, store, buffer, now)
+            self.step_mover(personality, store, desk, now)
         } else {
             Stepped::Wait
         };
-        if personality == Personality::OpenBsd && !matches!(stepped, Stepped::Ended(_)) {
-            self.due = self.idle.and_then(|idle| now.checked_add(idle));
+        if personality == Personality::OpenBsd
+            && !matches!(stepped, Stepped::Ended(_))
+            && let Some(clock) = &mut self.clock
+        {
+            clock.rearm(now);
         }
         stepped
     }
@@ -193,19 +227,20 @@ impl Flow {
         &mut self,
         personality: Personality,
         store: &mut Store,
-        buffer: &mut [u8],
+        desk: &mut Desk,
         now: Instant,
     ) -> Stepped {
         let Self { source, drain, carrier, .. } = self;
         let (mover, marks) = match carrier {
             Mode::Stream { mover, marks } => (mover, marks),
             Mode::Datagrams(datagrams) => {
-                let then = datagrams.step(source, drain, buffer);
+                let then = datagrams.step(source, drain, desk);
                 self.waits_for_drain = matches!(then, datagram::Then::WaitDrain);
                 return datagrams_then(personality, then);
             }
         };
-        let mut ends = StreamEnds { slot: self.source_id.slot(), source, drain, marks };
+        let mut ends =
+            StreamEnds { slot: self.source_id.slot(), source, drain, marks, knows_room: false };
         let step = mover.step(&mut ends, store, now, STEP_BUDGET_BYTES);
         self.waits_for_drain = step.then == Then::Wait(Need::Drain);
         match step.then {
@@ -292,4 +327,18 @@ fn datagrams_then(personality: Personality, then: datagram::Then) -> Stepped {
         Then::DrainError(errno) => drain_failed(personality, errno),
         Then::TooLong => fails(Errno::MSGSIZE),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sockets::Socket;
+    use super::*;
+
+    /// The bulk of what an idle splice costs in user memory: two sockets, two ports, a flow.
+    #[test]
+    fn an_idle_splice_is_small() {
+        assert!(size_of::<Option<(SlotId, Socket)>>() <= 96);
+        assert!(size_of::<Port>() <= 24);
+        assert!(size_of::<Flow>() <= 192, "{}", size_of::<Flow>());
+    }
 }

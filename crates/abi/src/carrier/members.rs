@@ -3,7 +3,7 @@
 use super::Carrier;
 use super::sockets::Setup;
 use crate::domain::{DOMAIN, SlotId};
-use crate::wire::{MESSAGE_BYTES, PIECE_BYTES, Reply, Request};
+use crate::wire::{MESSAGE_BYTES, PIECE_BYTES, Question, Reply, Request, Turn};
 use rustix::fd::OwnedFd;
 use rustix::io::{Errno, IoSlice, IoSliceMut};
 use rustix::net::{
@@ -17,6 +17,35 @@ pub struct Member {
     pub connection: OwnedFd,
     /// Where it wants to be told of ends.
     pub ends: Option<OwnedFd>,
+    /// What it was told last: it asks again when the answer did not come.
+    last: Option<Answer>,
+    /// A question whose answer takes its time.
+    open: Option<Turn>,
+}
+
+/// The answer to one question.
+struct Answer {
+    turn: Turn,
+    reply: Reply,
+    /// Residue.
+    bytes: Vec<u8>,
+}
+
+impl Member {
+    pub fn new(connection: OwnedFd) -> Self {
+        Self { connection, ends: None, last: None, open: None }
+    }
+
+    /// Gives the last answer.
+    fn tell(&self) {
+        let Some(Answer { turn, reply, bytes }) = &self.last else { return };
+        let reply = reply.encode(*turn);
+        let pieces = [IoSlice::new(&reply), IoSlice::new(bytes)];
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        let mut none = SendAncillaryBuffer::default();
+        // One that does not listen is gone, and is seen to be.
+        let _ = rustix::net::sendmsg(&self.connection, &pieces, &mut none, flags);
+    }
 }
 
 type Heard = ([u8; MESSAGE_BYTES], Vec<OwnedFd>);
@@ -37,7 +66,12 @@ fn receive(connection: &OwnedFd) -> Result<Option<Heard>, Errno> {
             fds.extend(rights);
         }
     }
-    if got.bytes < MESSAGE_BYTES { Err(Errno::PIPE) } else { Ok(Some((message, fds))) }
+    match got.bytes {
+        0 => Err(Errno::PIPE),
+        MESSAGE_BYTES => Ok(Some((message, fds))),
+        // Not by us.
+        _ => Ok(None),
+    }
 }
 
 impl Carrier {
@@ -47,26 +81,45 @@ impl Carrier {
         match receive(&member.connection) {
             Ok(None) => {}
             Ok(Some((message, fds))) => {
-                let (reply, bytes) = match Request::decode(&message) {
-                    Some((request, pid)) => self.answer(place, request, pid, fds),
-                    None => (Reply::refused(libc::EPROTO), Vec::new()),
+                // What is not ours has no answer either: nobody waits for one.
+                let Some(Question { request, pid, turn }) = Request::decode(&message) else {
+                    return;
                 };
-                if let Some(Some(member)) = self.members.get(place) {
-                    let reply = reply.encode();
-                    let pieces = [IoSlice::new(&reply), IoSlice::new(&bytes)];
-                    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-                    let mut none = SendAncillaryBuffer::default();
-                    // One that does not listen is gone, and is seen to be.
-                    let _ = rustix::net::sendmsg(&member.connection, &pieces, &mut none, flags);
+                if member.last.as_ref().is_some_and(|last| last.turn == turn) {
+                    member.tell();
+                    return;
+                }
+                if member.open == Some(turn) {
+                    return;
+                }
+                match self.answer(place, request, pid, fds) {
+                    Some((reply, bytes)) => self.tell(place, turn, reply, bytes),
+                    None => {
+                        self.defer(place, turn);
+                        if let Some(Some(member)) = self.members.get_mut(place) {
+                            member.open = Some(turn);
+                        }
+                    }
                 }
             }
             Err(_) => self.part_with(place),
         }
     }
 
+    /// Answers a member's question.
+    pub fn tell(&mut self, place: usize, turn: Turn, reply: Reply, bytes: Vec<u8>) {
+        if let Some(Some(member)) = self.members.get_mut(place) {
+            member.open = None;
+            member.last = Some(Answer { turn, reply, bytes });
+            member.tell();
+        }
+    }
+
     /// The process is gone, or another program.
     fn part_with(&mut self, place: usize) {
         self.members[place] = None;
+        self.forget_questions(place);
+        self.own_no_longer(place);
         let member = place as u16;
         let ids: Vec<SlotId> = self
             .sockets
@@ -81,13 +134,14 @@ impl Carrier {
         }
     }
 
+    /// None where the answer takes its time.
     fn answer(
         &mut self,
         place: usize,
         request: Request,
         pid: u32,
         fds: Vec<OwnedFd>,
-    ) -> (Reply, Vec<u8>) {
+    ) -> Option<(Reply, Vec<u8>)> {
         let mut bytes = Vec::new();
         let mut fds = fds.into_iter();
         let done = match request {
@@ -97,9 +151,9 @@ impl Carrier {
                 }
                 Ok(Reply::default())
             }
-            Request::Setup { max, idle } => match (fds.next(), fds.next()) {
+            Request::Setup { max, idle, own } => match (fds.next(), fds.next()) {
                 (Some(source), Some(drain)) => {
-                    let setup = Setup { source, drain, max, idle };
+                    let setup = Setup { source, drain, max, idle, own };
                     self.set_up(place, setup).map(|(source, drain)| Reply {
                         source: source.0,
                         drain: drain.0,
@@ -116,7 +170,9 @@ impl Carrier {
                 Ok(Reply::default())
             }
             Request::Forget(id) => {
-                self.release(place, &[id], pid);
+                if self.release(place, &[id], pid) {
+                    return None;
+                }
                 Ok(Reply::default())
             }
             Request::Residue { slot, len, peek } => {
@@ -128,19 +184,37 @@ impl Carrier {
                 Ok(Reply::default())
             }
             Request::Fork => {
-                if let (Some(connection), ends) = (fds.next(), fds.next()) {
-                    self.bear(place, connection, ends);
+                match (fds.next(), fds.next()) {
+                    (Some(connection), ends) => self.bear(place, connection, ends),
+                    // It will not be heard of.
+                    _ => self.own_no_longer(place),
+                }
+                Ok(Reply::default())
+            }
+            Request::Share(id) => {
+                if let Some(socket) = self.sockets.get_mut(&id) {
+                    socket.is_own = false;
                 }
                 Ok(Reply::default())
             }
         };
-        (done.unwrap_or_else(Reply::refused), bytes)
+        Some((done.unwrap_or_else(Reply::refused), bytes))
+    }
+
+    /// Somebody who does not tell may have what this member has.
+    fn own_no_longer(&mut self, place: usize) {
+        for socket in self.sockets.values_mut() {
+            socket.is_own &= !socket.holders.contains(&(place as u16));
+        }
     }
 
     /// A child has what its parent has.
     fn bear(&mut self, parent: usize, connection: OwnedFd, ends: Option<OwnedFd>) {
         let child = self.welcome(connection);
-        let Some(Some(member)) = self.members.get_mut(child) else { return };
+        let Some(Some(member)) = self.members.get_mut(child) else {
+            self.own_no_longer(parent);
+            return;
+        };
         member.ends = ends;
         for socket in self.sockets.values_mut() {
             if socket.holders.contains(&(parent as u16)) {
@@ -154,7 +228,7 @@ impl Carrier {
         let len = len.min(PIECE_BYTES).min(socket.residue.len());
         let bytes = socket.residue[..len].to_vec();
         if !peek {
-            socket.residue.drain(..len);
+            socket.residue = socket.residue[len..].into();
             id.slot().residue.store(socket.residue.len() as u32, Ordering::Release);
         }
         bytes

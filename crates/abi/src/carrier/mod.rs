@@ -5,7 +5,8 @@
 //! descriptors, as long as anybody holds them, and ends with the last of these. The
 //! program gets no thread, no signal and, but for a connection to the carrier, no
 //! descriptor. It is forked by the first process that needs it, keeps nothing of that one's
-//! but the memory, and exits with the last process that talks to it.
+//! but the memory, and exits with the last process that talks to it. When it is killed its
+//! splices end with an error, and the next one keeps the records ([`domain::inherit`]).
 //!
 //! One thread: a request and a step never overlap, so a count is exact when it is read and
 //! a splice that was taken back has stopped when the answer comes.
@@ -18,26 +19,33 @@ mod relatives;
 mod rings;
 mod sockets;
 mod stream;
+mod table;
 
-use crate::client;
+use crate::connection;
 use crate::domain::{self, DOMAIN, SlotId};
+use crate::heap;
+use crate::lock::Guard;
 use crate::personality::Personality;
 use crate::sys::{self, Fd, enter};
+use datagram::Desk;
 use flow::Stepped;
 use members::Member;
+use relatives::Search;
+use rings::Name;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::fd::{AsRawFd, FromRawFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
-use sockets::Socket;
 use sosplice::store::Store;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::ffi::c_int;
 use std::mem::MaybeUninit;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
+use table::Sockets;
 
 /// Epoll data: what it is in the high half, which one in the low half.
 const LISTENER: u64 = 0;
@@ -60,77 +68,79 @@ pub struct Carrier {
     epoll: Rc<OwnedFd>,
     listener: OwnedFd,
     members: Vec<Option<Member>>,
-    sockets: HashMap<SlotId, Socket>,
+    sockets: Sockets,
     free: Vec<SlotId>,
     unused: u32,
     /// By the hash of a connection's own end.
-    names: HashMap<u64, SlotId>,
+    names: HashMap<Name, SlotId>,
     queue: VecDeque<SlotId>,
     timers: BinaryHeap<Reverse<(Instant, SlotId)>>,
     /// When held sockets are looked after.
     tick: Option<Instant>,
+    /// For holders that have not told, and what is in question since it began.
+    search: Search,
+    next_search: Search,
     store: Store,
-    buffer: Vec<u8>,
+    desk: Desk,
     is_guarded: bool,
 }
 
-/// What the process in between needs.
-struct Birth {
-    connection: c_int,
-    is_born: bool,
-}
+/// The carrier that this process has made, until it was waited for; zero for none.
+static CHILD: AtomicI32 = AtomicI32::new(0);
 
-/// In the memory of the program, while its thread waits: forks the carrier and is gone, so
-/// that the program has no child that it does not know of.
-extern "C" fn bear(birth: *mut libc::c_void) -> c_int {
-    // SAFETY: what `spawn` gave to clone; its thread waits until this process is gone.
-    let birth = unsafe { &mut *birth.cast::<Birth>() };
-    // SAFETY: libc's fork, so that its allocator is whole in the child; the child takes no
-    // lock of the program's.
-    let child = unsafe { libc::fork() };
-    if child == 0 {
-        let connection = birth.connection;
-        let served = std::panic::catch_unwind(|| serve(connection));
-        exit(if served.is_ok() { 0 } else { 101 });
-    }
-    birth.is_born = child > 0;
-    0
-}
-
-const STACK_BYTES: usize = 1 << 20;
-
-/// Forks the carrier. It has the far end of `connection`, on which the caller is its first
-/// member. Signals are blocked.
+/// Makes the carrier. It has the far end of `connection`, on which the caller is its first
+/// member.
 ///
-/// The process in between is made without a signal for its end: the program must not hear
-/// of it, and no call of another thread be interrupted.
-pub fn spawn(connection: Fd) -> Result<(), Errno> {
-    let protection = libc::PROT_READ | libc::PROT_WRITE;
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_STACK;
-    // SAFETY: a new mapping.
-    let stack = unsafe { enter!(SYS_mmap, 0, STACK_BYTES, protection, flags, -1isize, 0) };
-    if stack < 0 {
-        return Err(Errno::NOMEM);
-    }
-    crate::interpose::fork::skip_hooks(true);
-    let mut birth = Birth { connection: connection.raw(), is_born: false };
-    let flags = libc::CLONE_VM | libc::CLONE_VFORK;
-    // SAFETY: the stack is new and large enough, its top is aligned; `birth` lives as long as
-    // the process in between, which CLONE_VFORK waits for.
-    unsafe {
-        let top = (stack as usize + STACK_BYTES) as *mut libc::c_void;
-        let child = libc::clone(bear, top, flags, (&raw mut birth).cast());
-        if child > 0 {
-            let mut status: c_int = 0;
-            // __WALL: it is no child that a plain wait would find.
-            while enter!(SYS_wait4, child, &raw mut status, libc::__WALL, 0)
-                == -(libc::EINTR as isize)
-            {}
+/// It is a child without a signal for its end, so that the program does not hear of it and no
+/// call of another thread is interrupted; only a wait for such children (`__WALL`) finds it. It
+/// is no grandchild: that would become a plain child of a program that is process 1 or a
+/// subreaper.
+pub fn spawn(guard: &Guard, connection: Fd) -> Result<(), Errno> {
+    // There is no other one, so it is dead or about to be.
+    reap(0);
+    // Read while libc's environment is whole.
+    Personality::current();
+    // SAFETY: without flags and addresses it is fork(2). The child is alone in a copy of the
+    // memory, and takes no lock but the heap's, which is free in it.
+    let child = unsafe {
+        heap::hold(guard);
+        let child = enter!(SYS_clone, 0, 0, 0, 0, 0);
+        heap::release();
+        child
+    };
+    match child {
+        0 => {
+            heap::is_alone();
+            // Unwinding would ask the loader, whose lock may be held for ever.
+            std::panic::set_hook(Box::new(|_| exit(101)));
+            serve(connection.into_raw());
+            exit(0);
         }
-        enter!(SYS_munmap, stack, STACK_BYTES);
+        1.. => {
+            CHILD.store(child as i32, Ordering::Relaxed);
+            Ok(())
+        }
+        _ => Err(Errno::from_raw_os_error(-child as i32)),
     }
-    crate::interpose::fork::skip_hooks(false);
-    if birth.is_born { Ok(()) } else { Err(Errno::AGAIN) }
+}
+
+/// Waits for a carrier of this process's that has died; without it it would stay in the table
+/// of processes. With WNOHANG only if it is quite dead.
+pub fn reap(flags: c_int) {
+    let child = CHILD.load(Ordering::Relaxed);
+    if child == 0 {
+        return;
+    }
+    let flags = libc::__WALL | flags;
+    // SAFETY: a null status is allowed.
+    if unsafe { enter!(SYS_wait4, child, 0, flags, 0) } != 0 {
+        CHILD.store(0, Ordering::Relaxed);
+    }
+}
+
+/// In a child of the process that made it: it is another's.
+pub fn disown() {
+    CHILD.store(0, Ordering::Relaxed);
 }
 
 fn exit(status: i32) -> ! {
@@ -146,15 +156,19 @@ fn serve(connection: c_int) {
     }
 }
 
-/// Leaves the program behind: its session, its directory, its descriptors.
+/// Leaves the program behind: its process group, its directory, its descriptors.
 fn begin(connection: c_int) -> Result<Carrier, Errno> {
     let connection = keep_only(connection);
-    let _ = rustix::process::setsid();
+    // Out of the reach of the terminal and of a kill of the program's group. Not a session of
+    // its own: the scheduler would give it a share of its own beside the program's
+    // (sched_autogroup, sched(7)), and wake it for less.
+    let _ = rustix::process::setpgid(None, None);
     let _ = rustix::process::chdir(c"/");
     let _ = rustix::thread::set_name(c"sosplice");
     raise_descriptor_limit();
     catch_guard();
-    domain::reset();
+    let heritage = domain::inherit();
+    domain::live();
     let epoll = Rc::new(epoll::create(epoll::CreateFlags::CLOEXEC)?);
     let number = sys::now_ns() << 20 | u64::from(sys::pid());
     let listener = rustix::net::socket_with(
@@ -163,26 +177,29 @@ fn begin(connection: c_int) -> Result<Carrier, Errno> {
         SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
         None,
     )?;
-    rustix::net::bind(&listener, &client::address(number)?)?;
+    rustix::net::bind(&listener, &connection::address(number)?)?;
     rustix::net::listen(&listener, 64)?;
     epoll::add(&*epoll, &listener, EventData::new_u64(LISTENER), EventFlags::IN)?;
-    DOMAIN.address.store(number, std::sync::atomic::Ordering::Release);
+    DOMAIN.address.store(number, Ordering::Release);
     let mut carrier = Carrier {
         personality: Personality::current(),
         epoll,
         listener,
         members: Vec::new(),
-        sockets: HashMap::new(),
+        sockets: Sockets::default(),
         free: Vec::new(),
         unused: 0,
         names: HashMap::new(),
         queue: VecDeque::new(),
         timers: BinaryHeap::new(),
         tick: None,
+        search: Search::default(),
+        next_search: Search::default(),
         store: Store::default(),
-        buffer: vec![0; datagram::DATAGRAM_BYTES_MAX],
+        desk: Desk::default(),
         is_guarded: false,
     };
+    carrier.take_over(heritage);
     carrier.welcome(connection);
     Ok(carrier)
 }
@@ -234,10 +251,11 @@ fn set_guard(interval_us: i64) {
 
 impl Carrier {
     fn run(&mut self) {
-        while self.members.iter().any(Option::is_some) || self.tick.is_some() {
+        while self.members.iter().any(Option::is_some) || self.tick.is_some() || self.is_searching()
+        {
             self.turn_once();
         }
-        let _ = DOMAIN.address.swap(0, std::sync::atomic::Ordering::AcqRel);
+        domain::retire();
     }
 
     fn turn_once(&mut self) {
@@ -269,11 +287,13 @@ impl Carrier {
             }
         }
         self.fire_timers();
+        // Last: what it finds may be the end of everything, and then nobody sleeps again.
+        self.search_on();
     }
 
     fn timeout(&self) -> Timespec {
         let next = self.timers.peek().map(|Reverse((when, _))| *when);
-        let sleep = if self.queue.is_empty() {
+        let sleep = if self.queue.is_empty() && !self.is_searching() {
             [next, self.tick]
                 .into_iter()
                 .flatten()
@@ -333,12 +353,15 @@ impl Carrier {
         }
         let before = flow.moved();
         let now = Instant::now();
-        let stepped = flow.step(self.personality, &mut self.store, &mut self.buffer, now);
+        let stepped = flow.step(self.personality, &mut self.store, &mut self.desk, now);
         let has_moved = flow.moved() > before;
         let drain = flow.drain_id;
         if flow.is_ring && has_moved {
             let hops = socket.hops + 1;
             self.hand_on(drain, hops);
+        }
+        if has_moved {
+            self.tell_answer(drain, id);
         }
         match stepped {
             Stepped::Wait => self.arm(id),
@@ -350,13 +373,25 @@ impl Carrier {
         }
     }
 
+    /// Bytes went from `to` to `from`: the splice from `from` to `to`, if there is one,
+    /// carries a dialogue. Its mark of bulk is taken away at its next step.
+    fn tell_answer(&mut self, from: SlotId, to: SlotId) {
+        if let Some(flow) = self.sockets.get_mut(&from).and_then(|s| s.flow.as_mut())
+            && flow.drain_id == to
+            && from != to
+        {
+            flow.answered();
+            self.arm(from);
+        }
+    }
+
     /// One heap entry a splice: a deadline that moved on is seen when the entry fires.
     fn arm(&mut self, id: SlotId) {
         let Some(flow) = self.sockets.get_mut(&id).and_then(|s| s.flow.as_mut()) else { return };
         if let Some(due) = flow.deadline()
-            && flow.timer.is_none_or(|timer| due < timer)
+            && flow.timer().is_none_or(|timer| due < timer)
         {
-            flow.timer = Some(due);
+            flow.set_timer(Some(due));
             self.timers.push(Reverse((due, id)));
         }
     }
@@ -374,10 +409,10 @@ impl Carrier {
             let Some(flow) = self.sockets.get_mut(&id).and_then(|s| s.flow.as_mut()) else {
                 continue;
             };
-            if flow.timer != Some(when) {
+            if flow.timer() != Some(when) {
                 continue;
             }
-            flow.timer = None;
+            flow.set_timer(None);
             match flow.deadline() {
                 Some(due) if due > now => self.arm(id),
                 Some(_) => self.enqueue(id),
@@ -400,7 +435,7 @@ impl Carrier {
         if place == self.members.len() {
             self.members.push(None);
         }
-        self.members[place] = Some(Member { connection, ends: None });
+        self.members[place] = Some(Member::new(connection));
         place
     }
 

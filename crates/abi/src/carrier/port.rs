@@ -16,6 +16,8 @@ pub struct Port {
     ready: Cell<Ready>,
     /// Urgent data has come since it was last looked for.
     has_news: Cell<bool>,
+    /// Epoll has told of bytes or of the end since the source was last read.
+    is_certain: Cell<bool>,
 }
 
 /// What may be tried. Kept until a call finds otherwise.
@@ -53,6 +55,7 @@ impl Port {
             epoll: Rc::clone(epoll),
             ready: Cell::new(ready),
             has_news: Cell::new(false),
+            is_certain: Cell::new(false),
         };
         port.note(port.poll());
         Ok(port)
@@ -76,6 +79,7 @@ impl Port {
         ready.hung_up |= flags.intersects(gone);
         ready.urgent |= flags.contains(EventFlags::PRI);
         self.has_news.set(self.has_news.get() | flags.contains(EventFlags::PRI));
+        self.is_certain.set(self.is_certain.get() | flags.contains(EventFlags::IN));
         ready.error |= flags.contains(EventFlags::ERR);
         ready.dead |= flags.contains(EventFlags::HUP);
         self.ready.set(ready);
@@ -96,6 +100,11 @@ impl Port {
     /// Urgent data has come since this was last asked.
     pub fn take_urgent_news(&self) -> bool {
         self.has_news.take()
+    }
+
+    /// A read would find something: asked by whoever is about to read, and then no more.
+    pub fn take_certainty(&self) -> bool {
+        self.is_certain.take()
     }
 
     /// The pending error, if epoll has told of one. The kernel tells it once: who takes it

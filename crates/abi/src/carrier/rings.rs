@@ -14,19 +14,23 @@ use crate::personality::Personality;
 use rustix::fd::AsFd;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 
 /// As M_MAXLOOP of OpenBSD (sys/mbuf.h).
 pub const HOPS_MAX: u32 = 128;
 
+/// The hash of a connection as one of its ends sees it.
+pub type Name = NonZeroU64;
+
 /// Hashes of a connection as seen from this end and from the other; None for a socket
 /// without a peer.
-pub fn names<Fd: AsFd>(fd: Fd, protocol: Protocol) -> Option<(u64, u64)> {
+pub fn names<Fd: AsFd>(fd: Fd, protocol: Protocol) -> Option<(Name, Name)> {
     let local = canonical(rustix::net::getsockname(&fd).ok()?.try_into().ok()?);
     let peer = canonical(rustix::net::getpeername(&fd).ok()??.try_into().ok()?);
     let hash = |from: SocketAddr, to: SocketAddr| {
         let mut hasher = DefaultHasher::new();
         (from, to, protocol == Protocol::Udp).hash(&mut hasher);
-        hasher.finish()
+        Name::MIN | hasher.finish()
     };
     Some((hash(local, peer), hash(peer, local)))
 }

@@ -3,11 +3,14 @@
 
 use super::flow::{Ending, Flow};
 use super::port::Port;
-use super::{Carrier, FIRST_STEPS, rings};
+use super::rings::{self, Name};
+use super::table::Holders;
+use super::{Carrier, FIRST_STEPS};
 use crate::checks::{self, Protocol};
 use crate::domain::{self, DOMAIN, SLOTS, SlotId};
 use crate::personality::Personality;
 use crate::sys;
+use crate::wire::Own;
 use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::io::Errno;
 use std::rc::Rc;
@@ -24,15 +27,42 @@ pub struct Socket {
     /// The source of the splice that runs to it.
     pub drain_of: Option<SlotId>,
     /// Members that have a descriptor of it.
-    pub holders: Vec<u16>,
+    pub holders: Holders,
     /// A process that does not talk to us has one.
     pub is_held: bool,
+    /// Nobody but its holders can have one: there is nobody to be searched for.
+    pub is_own: bool,
     /// Bytes taken from it and not given.
-    pub residue: Vec<u8>,
+    pub residue: Box<[u8]>,
     /// How often the bytes that came last have been moved in a ring.
     pub hops: u32,
     /// Hashes of its own end and of its peer's.
-    pub names: Option<(u64, u64)>,
+    pub names: Option<(Name, Name)>,
+}
+
+impl Socket {
+    /// One that takes part in nothing yet.
+    pub fn new(inode: u64) -> Self {
+        Self {
+            inode,
+            port: None,
+            flow: None,
+            drain_of: None,
+            holders: Holders::default(),
+            is_held: false,
+            is_own: false,
+            residue: Box::default(),
+            hops: 0,
+            names: None,
+        }
+    }
+}
+
+impl Socket {
+    /// No splice runs from it or to it.
+    pub fn is_idle(&self) -> bool {
+        self.flow.is_none() && self.drain_of.is_none()
+    }
 }
 
 /// A set-up as it was asked for.
@@ -41,12 +71,13 @@ pub struct Setup {
     pub drain: OwnedFd,
     pub max: u64,
     pub idle: Option<Duration>,
+    pub own: Own,
 }
 
 impl Carrier {
     /// Begins a splice and moves what is there already. EBUSY is the last row of the table.
     pub fn set_up(&mut self, member: usize, setup: Setup) -> Result<(SlotId, SlotId), i32> {
-        let Setup { source, drain, max, idle } = setup;
+        let Setup { source, drain, max, idle, own } = setup;
         let inode = |fd: &OwnedFd| sys::socket_inode(fd.as_raw_fd()).ok_or(libc::ENOTSOCK);
         let (source_inode, drain_inode) = (inode(&source)?, inode(&drain)?);
         let protocol = checks::source(Personality::OpenBsd, source.as_raw_fd())?;
@@ -60,8 +91,8 @@ impl Carrier {
         {
             return Err(libc::EBUSY);
         }
-        let source_id = self.enroll(member, source_inode)?;
-        let drain_id = self.enroll(member, drain_inode)?;
+        let source_id = self.enroll(member, source_inode, own.source)?;
+        let drain_id = self.enroll(member, drain_inode, own.drain)?;
         let now = Instant::now();
         let source = self.port(source_id, source, protocol).map_err(Errno::raw_os_error)?;
         let drain = self.port(drain_id, drain, protocol).map_err(Errno::raw_os_error)?;
@@ -114,7 +145,7 @@ impl Carrier {
     }
 
     /// The socket's record, made if there is none. ENOBUFS when all are in use.
-    fn enroll(&mut self, member: usize, inode: u64) -> Result<SlotId, i32> {
+    fn enroll(&mut self, member: usize, inode: u64, is_own: bool) -> Result<SlotId, i32> {
         let id = match domain::find(inode) {
             Some(id) => id,
             None => {
@@ -124,20 +155,7 @@ impl Carrier {
                 });
                 let id = id.ok_or(libc::ENOBUFS)?;
                 domain::enter_socket(inode, id);
-                self.sockets.insert(
-                    id,
-                    Socket {
-                        inode,
-                        port: None,
-                        flow: None,
-                        drain_of: None,
-                        holders: Vec::with_capacity(1),
-                        is_held: false,
-                        residue: Vec::new(),
-                        hops: 0,
-                        names: None,
-                    },
-                );
+                self.sockets.insert(id, Socket { is_own, ..Socket::new(inode) });
                 id
             }
         };
@@ -187,7 +205,9 @@ impl Carrier {
         let residue = flow.into_residue();
         let slot = id.slot();
         if let Some(socket) = self.sockets.get_mut(&id) {
-            socket.residue.extend(residue);
+            if !residue.is_empty() {
+                socket.residue = [&*socket.residue, &residue].concat().into();
+            }
             slot.residue.store(socket.residue.len() as u32, Ordering::Release);
         }
         if let Some(drain) = self.sockets.get_mut(&drain_id) {

@@ -1,16 +1,22 @@
 //! The mover's ends on two TCP sockets whose O_NONBLOCK is the program's.
 //!
 //! splice(2) would sleep on an empty source and on a full drain, and the flag that prevents
-//! it belongs to the program. So the source is asked what it has before it is read, and no
-//! more is taken than the drain has room for; what is left of the danger (the program fills
-//! the drain at the same instant) the carrier's timer ends.
+//! it belongs to the program. So a source is spliced from when epoll has just told that it
+//! has something, or else after a look at its next byte; and no more is taken than the drain
+//! has room for. What is left of the danger (the program fills the drain at the same
+//! instant) the carrier's timer ends.
+//!
+//! The drain's room is asked for in each step that splices, and what it was less what has
+//! been given since serves the others: a small message goes by recv and send, which do not
+//! sleep, and costs no question.
 
 use super::port::Port;
 use crate::domain::{Slot, URGENT};
 use crate::personality::Personality;
 use rustix::net::{RecvFlags, SendFlags};
 use sosplice::mover::Ends;
-use sosplice::sys::{self, Kind, LowWater, Pipe, Put, Take};
+use sosplice::store::BUFFER_BYTES;
+use sosplice::sys::{self, Kind, LowWater, Pipe, Put, Room, Take};
 use std::io;
 use std::sync::atomic::Ordering;
 
@@ -20,6 +26,10 @@ pub struct Marks {
     low_water: LowWater,
     /// What was read last is the urgent byte, and leaves as one.
     urgent: bool,
+    /// Bytes that the drain has room for, at least, unless the program has written to it.
+    room: u32,
+    /// The source was last read by splice(2).
+    pipes: bool,
 }
 
 impl Marks {
@@ -36,7 +46,17 @@ pub struct StreamEnds<'f> {
     pub source: &'f Port,
     pub drain: &'f Port,
     pub marks: &'f mut Marks,
+    /// The drain was asked for its room in this step.
+    pub knows_room: bool,
 }
+
+/// A drain that had more room than this, less what was given since, is not asked before
+/// each small message.
+const KNOWN_BYTES_MIN: usize = BUFFER_BYTES;
+
+/// A drain with less room than this is left alone until it is writable. Epoll tells so when
+/// a third of its buffer is free; then that third is used up, in long moves.
+const MOVE_BYTES_MIN: usize = 4 * BUFFER_BYTES;
 
 impl StreamEnds<'_> {
     fn taken(&self, taken: Take, room: usize) -> Take {
@@ -57,11 +77,27 @@ impl StreamEnds<'_> {
         }
     }
 
-    fn given(&self, put: Put) -> Put {
-        if put == Put::Full {
-            self.drain.set_write(self.drain.wants_room());
+    fn given(&mut self, put: Put) -> Put {
+        match put {
+            Put::Bytes(count) => {
+                let count = u32::try_from(count).unwrap_or(u32::MAX);
+                self.marks.room = self.marks.room.saturating_sub(count);
+            }
+            Put::Full => {
+                self.marks.room = 0;
+                self.drain.set_write(self.drain.wants_room());
+            }
+            Put::Refused => {}
         }
         put
+    }
+
+    /// Asks the drain for its room.
+    fn ask_room(&mut self) -> io::Result<Room> {
+        let room = sys::room(self.drain)?;
+        self.marks.room = u32::try_from(room.bytes).unwrap_or(u32::MAX);
+        self.knows_room = true;
+        Ok(room)
     }
 
     /// The program wants urgent bytes in the stream, so they go on as urgent ones.
@@ -101,6 +137,8 @@ impl Ends for StreamEnds<'_> {
             }
         }
         let room = buf.len();
+        self.marks.pipes = false;
+        self.source.take_certainty();
         let taken = sys::recv(self.source, Kind::Tcp, buf)?;
         Ok(self.taken(taken, room))
     }
@@ -112,7 +150,17 @@ impl Ends for StreamEnds<'_> {
         if self.inlines_urgent() {
             return Ok(Take::Stuck);
         }
-        let taken = sys::fill_queued(self.source, pipe, len)?;
+        self.marks.pipes = true;
+        let mut len = len;
+        if !self.knows_room {
+            len = len.min(self.ask_room()?.bytes);
+            if len == 0 {
+                // The program has filled the drain: asked again, it is waited for.
+                return Ok(Take::Stuck);
+            }
+        }
+        let is_queued = self.source.take_certainty();
+        let taken = sys::fill_queued(self.source, pipe, len, is_queued)?;
         // A short move proves nothing: the pipe may be full by its slots.
         Ok(self.taken(taken, 0))
     }
@@ -158,14 +206,22 @@ impl Ends for StreamEnds<'_> {
         if !self.drain.ready().write {
             return Ok(self.room_for_an_end());
         }
-        match sys::room(self.drain)? {
-            0 if self.drain.wants_room() => Ok(1),
-            0 => {
-                self.drain.set_write(false);
-                Ok(self.room_for_an_end())
-            }
-            room => Ok(room),
+        let known = self.marks.room as usize;
+        let is_known = match (self.marks.pipes, self.knows_room) {
+            (false, _) => known >= KNOWN_BYTES_MIN,
+            (true, true) => known >= MOVE_BYTES_MIN,
+            // It may be more by now.
+            (true, false) => false,
+        };
+        if is_known {
+            return Ok(known);
         }
+        let room = self.ask_room()?;
+        if room.is_writable || room.bytes >= MOVE_BYTES_MIN || self.drain.wants_room() {
+            return Ok(room.bytes.max(1));
+        }
+        self.drain.set_write(false);
+        Ok(self.room_for_an_end())
     }
 }
 

@@ -3,10 +3,12 @@
 use super::{interposed, next};
 use crate::checks;
 use crate::client;
+use crate::connection;
 use crate::descriptors;
 use crate::domain::{self, DOMAIN};
 use crate::local;
 use crate::lock;
+use crate::own;
 use crate::personality::Personality;
 use crate::registrations;
 use crate::sys::{self, Raw, enter, fail, ret};
@@ -16,7 +18,7 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 /// The tables are this process's: it uses the option and is no child of vfork; and the call
 /// is not our own.
 fn keeps_tables() -> bool {
-    domain::active() && !lock::is_mine() && client::is_owner()
+    domain::active() && !lock::is_mine() && connection::is_owner()
 }
 
 /// Before a descriptor is closed: its socket's splices end if it is the last. False for a
@@ -82,10 +84,9 @@ fn close_range_loud(first: c_uint, last: c_uint, flags: c_int) -> Raw {
     known.into_iter().for_each(|fd| {
         leave(fd);
     });
-    let (hidden, count) = descriptors::hidden();
     let mut from = first;
-    for fd in &hidden[..count] {
-        let fd = *fd as c_uint;
+    for fd in descriptors::hidden() {
+        let fd = fd as c_uint;
         if (from..=last).contains(&fd) {
             let done = if fd > from { close(from, fd - 1) } else { 0 };
             if done < 0 {
@@ -106,6 +107,7 @@ fn duplicated(old: c_int, result: Raw) -> Raw {
         }
         if keeps_tables() {
             descriptors::known(old);
+            own::duplicated(old, result as c_int);
             descriptors::duplicated(&lock::hold(), old, result as c_int);
         } else {
             descriptors::mark_twin(old);
@@ -126,7 +128,7 @@ fn dup3_call(old: c_int, new: c_int, flags: c_int) -> Raw {
     }
     if old != new && keeps_tables() && new >= 0 {
         if descriptors::is_hidden(new) {
-            client::make_way(&lock::hold(), new);
+            connection::make_way(&lock::hold(), new);
         } else if is_open(old) {
             leave(new);
         }

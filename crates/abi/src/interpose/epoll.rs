@@ -2,6 +2,7 @@
 
 use super::poll::limit_of;
 use super::{hot, interposed, next};
+use crate::connection;
 use crate::domain;
 use crate::local;
 use crate::lock;
@@ -96,16 +97,21 @@ unsafe fn wait(
             return if owed > 0 { owed as Raw } else { found };
         }
         let all = owed + found as usize;
-        let kept = if found > 0 {
-            registrations::translate(&lock::hold(), epoll, &mut events[..all], owed)
-        } else {
-            owed
-        };
+        let kept = if found > 0 { sort(epoll, &mut events[..all], owed) } else { owed };
         let is_late = deadline.is_some_and(|deadline| sys::now_ns() >= deadline);
         if kept > 0 || (found == 0 && is_late) {
             return kept as Raw;
         }
     }
+}
+
+/// Leaves the program's events; how many. The carrier's death is seen to.
+fn sort(epoll: c_int, events: &mut [epoll_event], owed: usize) -> usize {
+    let guard = lock::hold();
+    if registrations::has_died(&events[owed..]) {
+        connection::mourn(&guard);
+    }
+    registrations::translate(&guard, epoll, events, owed)
 }
 
 fn is_ours(epoll: c_int, events: *mut epoll_event, count: c_int) -> bool {
@@ -135,7 +141,7 @@ unsafe fn pwait_loud(
             if !registrations::is_hooked(epoll) && !found.iter().any(registrations::is_ours) {
                 return found.len() as c_int;
             }
-            let kept = registrations::translate(&lock::hold(), epoll, found, 0);
+            let kept = sort(epoll, found, 0);
             if kept > 0 {
                 return kept as c_int;
             }

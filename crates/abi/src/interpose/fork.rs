@@ -3,29 +3,17 @@
 //! libc runs these hooks in fork and not in vfork: a child of vfork has the parent's memory
 //! and its own descriptors, and is told apart by its process id.
 
-use crate::client;
+use crate::connection;
 use crate::domain;
+use crate::heap;
 use crate::local;
 use crate::lock::{self, Guard};
+use crate::own;
 use std::cell::Cell;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 thread_local! {
     /// From before a fork to behind it.
     static HELD: Cell<Option<Guard>> = const { Cell::new(None) };
-}
-
-/// The carrier is being forked: it is no child.
-static SKIP: AtomicBool = AtomicBool::new(false);
-
-/// It is so by this thread, which has the lock. Another one that forks meanwhile waits for
-/// the lock, or its child would be born with it held.
-fn is_skipped() -> bool {
-    SKIP.load(Ordering::Relaxed) && lock::is_mine()
-}
-
-pub fn skip_hooks(skip: bool) {
-    SKIP.store(skip, Ordering::Relaxed);
 }
 
 pub fn register() {
@@ -34,34 +22,44 @@ pub fn register() {
 }
 
 unsafe extern "C" fn prepare() {
+    own::fork();
     // In a quiet domain there is nothing to hand on, and no thread that could have the lock.
-    if is_skipped() || domain::quiet() {
+    if domain::quiet() {
         return;
     }
     let guard = lock::hold();
     if local::is_on() {
         local::connections::before_fork();
     }
-    client::before_fork(&guard);
-    let _ = HELD.try_with(|held| held.set(Some(guard)));
+    connection::before_fork(&guard);
+    heap::hold(&guard);
+    // A thread that is being taken down does not fork.
+    if HELD.try_with(|held| held.set(Some(guard))).is_err() {
+        heap::release();
+    }
+}
+
+/// What [`prepare`] took, if it took anything: the heap is free again.
+fn take_back() -> Option<Guard> {
+    let held = HELD.try_with(Cell::take).ok().flatten();
+    if held.is_some() {
+        heap::release();
+    }
+    held
 }
 
 unsafe extern "C" fn parent() {
-    if is_skipped() {
-        return;
-    }
-    client::after_fork_in_parent();
-    let _ = HELD.try_with(Cell::take);
+    let held = take_back();
+    connection::after_fork_in_parent();
+    drop(held);
 }
 
 unsafe extern "C" fn child() {
-    if is_skipped() {
-        return;
-    }
+    let held = take_back();
     if local::is_on() {
         local::socket::forget_id();
         local::pairing::after_fork_in_child();
     }
-    client::after_fork_in_child();
-    let _ = HELD.try_with(Cell::take);
+    connection::after_fork_in_child();
+    drop(held);
 }

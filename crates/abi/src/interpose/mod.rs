@@ -8,10 +8,10 @@
 //!
 //! Names that libc also has under a fortified or a 64-bit spelling are here under each.
 
-pub mod connect;
 pub mod descriptors;
 pub mod epoll;
 pub mod fork;
+pub mod make;
 pub mod next;
 pub mod option;
 pub mod poll;

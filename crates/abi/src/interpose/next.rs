@@ -94,6 +94,8 @@ next! {
         = enter!(SYS_epoll_pwait, epoll, events, count, timeout, mask, 8);
     connect(fd: c_int, addr: *const sockaddr, len: socklen_t) -> c_int
         = enter!(SYS_connect, fd, addr, len);
+    accept(fd: c_int, addr: *mut sockaddr, len: *mut socklen_t) -> c_int
+        = enter!(SYS_accept, fd, addr, len);
     accept4(fd: c_int, addr: *mut sockaddr, len: *mut socklen_t, flags: c_int) -> c_int
         = enter!(SYS_accept4, fd, addr, len, flags);
     close(fd: c_int) -> c_int = enter!(SYS_close, fd);

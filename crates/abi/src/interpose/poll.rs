@@ -17,7 +17,7 @@ const DATA: c_short = libc::POLLIN | libc::POLLRDNORM;
 const WRITE: c_short = libc::POLLOUT | libc::POLLWRNORM | libc::POLLWRBAND;
 
 /// Sets so small are watched without an allocation.
-const FEW: usize = 64;
+pub const FEW: usize = 64;
 
 /// How the program is to see a descriptor.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -83,7 +83,6 @@ pub unsafe fn watch(
     if fds.iter().all(|asked| sight(asked.fd) == Sight::Plain) {
         return None;
     }
-    let Ok(mut notice) = notice::descriptor() else { return None };
     let deadline = timeout.map(|timeout| sys::now_ns().saturating_add(timeout));
     let empty = pollfd { fd: -1, events: 0, revents: 0 };
     let mut few = ([empty; FEW + 1], [Sight::Plain; FEW]);
@@ -95,19 +94,22 @@ pub unsafe fn watch(
         (&mut many.0[..], &mut many.1[..])
     };
     loop {
-        let mut owes = false;
+        let (mut owes, mut waits) = (false, false);
         for ((asked, shadow), place) in fds.iter().zip(&mut *shadow).zip(&mut *sights) {
             *place = sight(asked.fd);
             *shadow = shown(asked, *place);
             owes |= *place == Sight::Owes && asked.events & DATA != 0;
+            waits |= matches!(*place, Sight::Source | Sight::Drain);
         }
+        // A carrier that has died has another behind it, and a thread another notice.
+        let notice = if waits { notice::descriptor().ok()? } else { -1 };
         shadow[fds.len()] = pollfd { fd: notice, events: libc::POLLIN, revents: 0 };
         let left = match deadline {
             _ if owes => Some(0),
             Some(deadline) => Some(deadline.saturating_sub(sys::now_ns())),
             None => None,
         };
-        let left = left.map(timespec_of);
+        let left = left.map(sys::timespec_of);
         let left_at = left.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
         // SAFETY: the shadow lives through the call; the mask is the caller's.
         let found =
@@ -117,10 +119,6 @@ pub unsafe fn watch(
         }
         if shadow[fds.len()].revents & libc::POLLNVAL != 0 {
             notice::abandon();
-            notice = match notice::descriptor() {
-                Ok(notice) => notice,
-                Err(errno) => return Some(-(errno as Raw)),
-            };
             continue;
         }
         let mut count = 0;
@@ -147,10 +145,6 @@ fn nap() {
     let time = timespec { tv_sec: 0, tv_nsec: 1_000_000 };
     // SAFETY: the time lives through the call.
     unsafe { enter!(SYS_nanosleep, &raw const time, 0) };
-}
-
-pub fn timespec_of(ns: u64) -> timespec {
-    timespec { tv_sec: (ns / 1_000_000_000) as i64, tv_nsec: (ns % 1_000_000_000) as i64 }
 }
 
 /// The time limit in nanoseconds, a null one being none; None for a time that is invalid,
@@ -184,7 +178,7 @@ pub unsafe fn poll_call(fds: *mut pollfd, count: nfds_t, timeout: c_int) -> Raw 
     #[cfg(not(target_arch = "x86_64"))]
     // SAFETY: the caller's; the time lives through the call.
     unsafe {
-        let time = timespec_of(timeout.max(0) as u64 * 1_000_000);
+        let time = sys::timespec_of(timeout.max(0) as u64 * 1_000_000);
         let time = if timeout < 0 { std::ptr::null() } else { &raw const time };
         enter!(SYS_ppoll, fds, count, time, 0, 8)
     }

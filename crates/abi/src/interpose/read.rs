@@ -131,7 +131,8 @@ unsafe extern "C" fn recvmsg_loud(fd: c_int, msg: *mut msghdr, flags: c_int) -> 
             None => {
                 let count = next::recvmsg(fd, msg, flags);
                 if count >= 0 && domain::active() && (*msg).msg_controllen > 0 {
-                    learn_passed(&*msg);
+                    // They may be of spliced sockets.
+                    passed_in(&*msg).for_each(descriptors::arrived);
                 }
                 count
             }
@@ -139,22 +140,31 @@ unsafe extern "C" fn recvmsg_loud(fd: c_int, msg: *mut msghdr, flags: c_int) -> 
     }
 }
 
-/// Descriptors that another process has passed may be of spliced sockets.
-unsafe fn learn_passed(msg: &msghdr) {
-    // SAFETY: the kernel has just written the control data.
-    unsafe {
-        let mut part = libc::CMSG_FIRSTHDR(msg);
-        while let Some(header) = part.as_ref() {
-            if header.cmsg_level == libc::SOL_SOCKET && header.cmsg_type == libc::SCM_RIGHTS {
-                let data = libc::CMSG_DATA(part).cast::<c_int>();
-                let bytes = header.cmsg_len - libc::CMSG_LEN(0) as usize;
-                for place in 0..bytes / size_of::<c_int>() {
-                    descriptors::arrived(data.add(place).read_unaligned());
-                }
-            }
-            part = libc::CMSG_NXTHDR(msg, part);
-        }
-    }
+/// The descriptors in a message's control data.
+///
+/// # Safety
+/// The control data is as sendmsg(2) takes it or recvmsg(2) has written it.
+pub unsafe fn passed_in(msg: &msghdr) -> impl Iterator<Item = c_int> {
+    // SAFETY: the caller's.
+    let first = unsafe { libc::CMSG_FIRSTHDR(msg) };
+    // SAFETY: as above; behind the last there is null.
+    let next = move |part: &*mut libc::cmsghdr| unsafe {
+        (!part.is_null()).then(|| libc::CMSG_NXTHDR(msg, *part))
+    };
+    std::iter::successors(Some(first), next)
+        .take_while(|part| !part.is_null())
+        // SAFETY: not null, and inside the control data.
+        .map(|part| unsafe { (*part, libc::CMSG_DATA(part).cast::<c_int>()) })
+        .filter(|(part, _)| {
+            part.cmsg_level == libc::SOL_SOCKET && part.cmsg_type == libc::SCM_RIGHTS
+        })
+        .flat_map(|(part, data)| {
+            // SAFETY: no pointers.
+            let head = unsafe { libc::CMSG_LEN(0) } as usize;
+            let count = part.cmsg_len.saturating_sub(head) / size_of::<c_int>();
+            // SAFETY: so many follow the head.
+            (0..count).map(move |place| unsafe { data.add(place).read_unaligned() })
+        })
 }
 
 /// As recvmmsg(2) on a connection of ours.

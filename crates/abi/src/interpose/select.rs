@@ -1,6 +1,6 @@
 //! select and pselect, by way of poll's watch when a set has a socket that matters.
 
-use super::poll::{limit_of, watch};
+use super::poll::{FEW, limit_of, watch};
 use super::{hot, interposed, next};
 use crate::descriptors;
 use crate::local;
@@ -56,23 +56,30 @@ unsafe fn watch_sets(
     let [read, write, except] = sets.map(|set| Set(set.cast()));
     // SAFETY: the program says that its sets have so many.
     unsafe {
-        let any = (0..count).any(|fd| {
-            (read.has(fd) || write.has(fd) || except.has(fd))
-                && (descriptors::of(fd).is_some() || local::waits::concerns(fd))
-        });
-        if !any {
+        let events = |fd| {
+            (if read.has(fd) { IN | libc::POLLRDBAND } else { 0 })
+                | (if write.has(fd) { OUT | libc::POLLWRBAND } else { 0 })
+                | (if except.has(fd) { libc::POLLPRI } else { 0 })
+        };
+        let asked = || (0..count).filter(|fd| events(*fd) != 0);
+        let matters = |fd| descriptors::of(fd).is_some() || local::waits::concerns(fd);
+        if !asked().any(matters) {
             return None;
         }
-        let mut fds = Vec::new();
-        for fd in 0..count {
-            let events = if read.has(fd) { IN | libc::POLLRDBAND } else { 0 }
-                | if write.has(fd) { OUT | libc::POLLWRBAND } else { 0 }
-                | if except.has(fd) { libc::POLLPRI } else { 0 };
-            if events != 0 {
-                fds.push(pollfd { fd, events, revents: 0 });
+        // Small sets without an allocation: a handler may be in the middle of one.
+        let mut few = [pollfd { fd: -1, events: 0, revents: 0 }; FEW];
+        let mut many;
+        let fds = match asked().count() {
+            all @ 0..=FEW => &mut few[..all],
+            all => {
+                many = vec![few[0]; all];
+                &mut many[..]
             }
+        };
+        for (place, fd) in fds.iter_mut().zip(asked()) {
+            *place = pollfd { fd, events: events(fd), revents: 0 };
         }
-        let found = watch(&mut fds, timeout, mask)?;
+        let found = watch(fds, timeout, mask)?;
         if found < 0 {
             return Some(found);
         }
@@ -84,7 +91,7 @@ unsafe fn watch_sets(
             set.clear(count);
         }
         let mut told = 0;
-        for fd in &fds {
+        for fd in &*fds {
             if asked(fd, IN) && fd.revents & READABLE != 0 {
                 read.set(fd.fd);
                 told += 1;

@@ -143,11 +143,11 @@ unsafe fn by_number(number: c_long, args: [usize; 6]) -> c_long {
                 super::option::getsockopt(fd, level, name, d as *mut _, e as *mut _) as isize
             }
             libc::SYS_connect => {
-                super::connect::connect(fd, b as *const _, c as libc::socklen_t) as isize
+                super::make::connect(fd, b as *const _, c as libc::socklen_t) as isize
             }
-            libc::SYS_accept => super::connect::accept(fd, b as *mut _, c as *mut _) as isize,
+            libc::SYS_accept => super::make::accept(fd, b as *mut _, c as *mut _) as isize,
             libc::SYS_accept4 => {
-                super::connect::accept4(fd, b as *mut _, c as *mut _, d as c_int) as isize
+                super::make::accept4(fd, b as *mut _, c as *mut _, d as c_int) as isize
             }
             libc::SYS_epoll_ctl => {
                 epoll::epoll_ctl(fd, b as c_int, c as c_int, d as *mut _) as isize

@@ -1,9 +1,12 @@
 //! The writing calls: on a socket that has an error to tell, they tell it, once. Otherwise a
 //! splice changes nothing for a writer.
 
+use super::read::passed_in;
 use super::{hot, interposed, next};
 use crate::descriptors;
+use crate::domain;
 use crate::local;
+use crate::own;
 use crate::sys::{enter, fail, ret};
 use libc::{c_int, c_uint, c_void, iovec, mmsghdr, msghdr, size_t, sockaddr, socklen_t, ssize_t};
 
@@ -79,7 +82,20 @@ unsafe extern "C" fn sendmsg_loud(fd: c_int, msg: *const msghdr, flags: c_int) -
         return ret(result);
     }
     // SAFETY: the caller's.
-    owed(fd).unwrap_or_else(|| unsafe { next::sendmsg(fd, msg, flags) })
+    owed(fd).unwrap_or_else(|| unsafe {
+        note_passed(msg);
+        next::sendmsg(fd, msg, flags)
+    })
+}
+
+/// Sockets that go to another process are not this one's alone any more.
+unsafe fn note_passed(msg: *const msghdr) {
+    // SAFETY: the caller's.
+    unsafe {
+        if domain::active() && !msg.is_null() && (*msg).msg_controllen > 0 {
+            passed_in(&*msg).for_each(own::passed);
+        }
+    }
 }
 
 /// To a connection of ours one message at a time.
@@ -100,7 +116,16 @@ unsafe fn sendmmsg_loud(fd: c_int, msgs: *mut mmsghdr, count: c_uint, flags: c_i
         if sent > 0 {
             return sent as c_int;
         }
-        owed(fd).map_or_else(|| next::sendmmsg(fd, msgs, count, flags), |e| e as c_int)
+        owed(fd).map_or_else(
+            || {
+                if !msgs.is_null() {
+                    (0..count as usize)
+                        .for_each(|place| note_passed(&raw const (*msgs.add(place)).msg_hdr));
+                }
+                next::sendmmsg(fd, msgs, count, flags)
+            },
+            |errno| errno as c_int,
+        )
     }
 }
 

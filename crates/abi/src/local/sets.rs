@@ -513,24 +513,23 @@ fn tell(inner: &mut Inner, epoll: c_int, events: &mut [epoll_event]) -> usize {
 
 /// Adds what the kernel knows of connections that are told of for their ring: room to write, the end.
 fn complete(inner: &mut Inner, told: &mut [epoll_event]) {
-    let mut fds: Vec<libc::pollfd> = told
-        .iter()
-        .map(|event| match inner.by_data.get(&{ event.u64 }) {
-            Some(key) => {
-                let (fd, asked) =
-                    inner.registrations.get(key).map_or((-1, 0), |one| (one.fd, one.events));
+    const MANY: usize = 32;
+    for told in told.chunks_mut(MANY) {
+        let mut fds = [libc::pollfd { fd: -1, events: 0, revents: 0 }; MANY];
+        for (place, event) in fds.iter_mut().zip(&*told) {
+            let key = inner.by_data.get(&{ event.u64 });
+            if let Some(one) = key.and_then(|key| inner.registrations.get(key)) {
                 // poll's events have epoll's values (eventpoll.h).
-                let events = (asked & 0xffff & !DATA) as libc::c_short;
-                libc::pollfd { fd, events, revents: 0 }
+                place.events = (one.events & 0xffff & !DATA) as libc::c_short;
+                place.fd = one.fd;
             }
-            None => libc::pollfd { fd: -1, events: 0, revents: 0 },
-        })
-        .collect();
-    let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the records live through the call.
-    unsafe { enter!(SYS_ppoll, fds.as_mut_ptr(), fds.len(), &raw const now, 0, 8) };
-    for (event, fd) in told.iter_mut().zip(&fds) {
-        event.events |= u32::from(fd.revents as u16);
+        }
+        let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: the records live through the call.
+        unsafe { enter!(SYS_ppoll, fds.as_mut_ptr(), told.len(), &raw const now, 0, 8) };
+        for (event, fd) in told.iter_mut().zip(&fds) {
+            event.events |= u32::from(fd.revents as u16);
+        }
     }
 }
 

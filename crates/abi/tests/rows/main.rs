@@ -12,6 +12,7 @@ mod chains;
 #[path = "../preloaded/child.rs"]
 mod child;
 mod datagrams;
+mod deaths;
 mod ends;
 mod events;
 #[path = "../preloaded/library.rs"]
@@ -68,6 +69,7 @@ fn all() -> impl Iterator<Item = &'static Case> {
         ends::CASES,
         events::CASES,
         sharing::CASES,
+        deaths::CASES,
         datagrams::CASES,
         chains::CASES,
     ]

@@ -27,17 +27,21 @@ cases! {
     BOTH vfork_and_spawn_end_nothing;
     BOTH exec_keeps_what_it_inherits;
     BOTH a_descriptor_that_was_passed;
+    BOTH a_descriptor_that_was_passed_and_not_told_of;
+    BOTH a_child_that_became_another_program_keeps_what_its_parent_closes;
+    BOTH the_carrier_goes_with_the_last_process;
     BOTH close_behind_the_librarys_back;
     BOTH nothing_is_left_when_all_is_closed;
     BOTH no_child_is_to_be_waited_for;
     BOTH a_range_beyond_every_descriptor_closes_nothing;
     BOTH without_a_free_descriptor_first_and_with_one_later;
     BOTH a_fork_while_another_thread_begins;
-    BOTH after_the_death_of_the_carrier_all_begins_anew;
+    BOTH an_answer_that_a_careless_thread_takes_is_asked_for_again;
+    BOTH what_a_careless_thread_writes_to_the_connection_is_passed_over;
 }
 
 /// Runs in a child; true if it does not panic.
-fn child(run: impl FnOnce()) -> libc::pid_t {
+pub fn child(run: impl FnOnce()) -> libc::pid_t {
     // SAFETY: the case has one thread when it forks.
     let pid = unsafe { libc::fork() };
     assert!(pid >= 0);
@@ -49,7 +53,7 @@ fn child(run: impl FnOnce()) -> libc::pid_t {
     pid
 }
 
-fn join(pid: libc::pid_t) {
+pub fn join(pid: libc::pid_t) {
     let mut status = 0;
     // SAFETY: the status lives through the call.
     assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
@@ -450,6 +454,121 @@ fn a_descriptor_that_was_passed(_: System) {
     assert!(unsplice(rig.source).is_err());
 }
 
+/// The receiver says nothing of it: it is found.
+fn a_descriptor_that_was_passed_and_not_told_of(_: System) {
+    Rig::spliced().check(b"the option is in use");
+    for is_spliced_before in [true, false] {
+        let (mut pair, mut go) = ([0; 2], [0; 2]);
+        // SAFETY: room for two.
+        unsafe {
+            libc::socketpair(libc::AF_UNIX, libc::SOCK_DGRAM, 0, pair.as_mut_ptr());
+            libc::socketpair(libc::AF_UNIX, libc::SOCK_STREAM, 0, go.as_mut_ptr());
+        }
+        let pid = child(|| {
+            close(go[0]);
+            let mut byte = 0u8;
+            for _ in 0..2 {
+                let mut iov = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
+                let header = libc::cmsghdr { cmsg_len: 0, cmsg_level: 0, cmsg_type: 0 };
+                let mut rights = Rights { header, fd: -1, pad: 0 };
+                let mut message = message(&mut rights, &mut iov);
+                // SAFETY: the message lives through the call, which is the kernel's own.
+                let got = unsafe { libc::syscall(libc::SYS_recvmsg, pair[1], &raw mut message, 0) };
+                assert_eq!(got, 1);
+            }
+            send_all(go[1], b"!");
+            read(go[1], 1).unwrap();
+        });
+        // Made behind the fork: the child has them by this way alone.
+        let rig = Rig::new();
+        if is_spliced_before {
+            splice(rig.source, rig.drain).unwrap();
+        }
+        for fd in [rig.source, rig.drain] {
+            send_descriptor(pair[0], fd);
+        }
+        read_exactly(go[0], 1);
+        if !is_spliced_before {
+            splice(rig.source, rig.drain).unwrap();
+        }
+        close(rig.source);
+        close(rig.drain);
+        rig.check(b"goes on");
+        close(go[0]);
+        join(pid);
+        end_of_file(rig.feed);
+        end_of_file(rig.sink);
+    }
+}
+
+fn a_child_that_became_another_program_keeps_what_its_parent_closes(_: System) {
+    Rig::spliced().check(b"the option is in use");
+    let rig = Rig::new();
+    let mut go = [0; 2];
+    // SAFETY: room for two; no pointers.
+    unsafe {
+        libc::pipe(go.as_mut_ptr());
+        for fd in [rig.source, rig.drain] {
+            libc::fcntl(fd, libc::F_SETFD, 0);
+        }
+    }
+    splice(rig.source, rig.drain).unwrap();
+    let pid = child(|| {
+        for fd in [rig.feed, rig.sink, go[1]] {
+            close(fd);
+        }
+        // SAFETY: constant strings.
+        unsafe {
+            libc::dup2(go[0], 0);
+            let name = c"/bin/cat".as_ptr();
+            libc::execl(name, name, std::ptr::null::<libc::c_char>());
+        }
+        panic!("no exec");
+    });
+    eventually("the exec", || {
+        std::fs::read_link(format!("/proc/{pid}/exe")).unwrap().ends_with("cat")
+    });
+    close(rig.source);
+    close(rig.drain);
+    rig.check(b"goes on");
+    close(go[1]);
+    join(pid);
+    end_of_file(rig.feed);
+}
+
+/// Also when the end of the last splice has to be searched for.
+fn the_carrier_goes_with_the_last_process(_: System) {
+    let rig = Rig::new();
+    let mut told = [0; 2];
+    // SAFETY: room for two.
+    unsafe { libc::pipe(told.as_mut_ptr()) };
+    let pid = child(|| {
+        splice(rig.source, rig.drain).unwrap();
+        let carrier: i32 = crate::chains::carrier_but(rig.source, &[std::process::id(), parent()]);
+        send_all(told[1], &carrier.to_ne_bytes());
+        // Nothing but the search keeps it awake then: its timer for stuck moves has run out.
+        std::thread::sleep(Duration::from_millis(100));
+    });
+    let carrier = c_int::from_ne_bytes(read_exactly(told[0], 4).try_into().unwrap());
+    for fd in [rig.source, rig.drain] {
+        // SAFETY: the case's own descriptor; the library is not told.
+        unsafe { libc::syscall(libc::SYS_close, fd) };
+    }
+    join(pid);
+    // SAFETY: signal zero only asks.
+    eventually("its end", || unsafe { libc::kill(carrier, 0) } != 0 || is_defunct(carrier));
+}
+
+fn parent() -> u32 {
+    std::os::unix::process::parent_id()
+}
+
+/// Nobody waits for what has lost its parent in a namespace without a proper process 1.
+fn is_defunct(pid: c_int) -> bool {
+    let Ok(text) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return true };
+    text.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z'))
+}
+
 #[repr(C)]
 struct Rights {
     header: libc::cmsghdr,
@@ -584,37 +703,61 @@ fn a_fork_while_another_thread_begins(_: System) {
     drop(pages);
 }
 
-fn after_the_death_of_the_carrier_all_begins_anew(_: System) {
-    let old = Rig::spliced();
-    old.check(b"old");
-    // SAFETY: no pointers.
-    let epoll = unsafe { libc::epoll_create1(0) };
-    let mut event = libc::epoll_event { events: libc::EPOLLIN as u32, u64: 1 };
-    for rig in [&old, &Rig::new()] {
-        event.u64 = rig.source as u64;
-        // SAFETY: the event lives through the call.
+/// What the library has open that is no TCP: its connection to the carrier.
+fn connection() -> c_int {
+    let is_unix = |fd: &c_int| {
+        let (mut domain, mut len) = (0, 4);
+        let at = (&raw mut domain).cast::<libc::c_void>();
+        // SAFETY: value and length live through the call.
         let done =
-            unsafe { libc::epoll_ctl(epoll, libc::EPOLL_CTL_ADD, rig.source, &raw mut event) };
-        assert_eq!(done, 0);
+            unsafe { libc::getsockopt(*fd, libc::SOL_SOCKET, libc::SO_DOMAIN, at, &raw mut len) };
+        done == 0 && domain == libc::AF_UNIX
+    };
+    (3..8192).find(is_unix).expect("no connection")
+}
+
+fn an_answer_that_a_careless_thread_takes_is_asked_for_again(_: System) {
+    let parents = Rig::spliced();
+    join(child(|| {
+        let rig = Rig::new();
+        count(parents.source).unwrap();
+        let (connection, is_taken) = (connection(), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut bytes = [0u8; 256];
+                // SAFETY: the bytes live through the call, which is the kernel's own.
+                while unsafe {
+                    libc::syscall(libc::SYS_read, connection, bytes.as_mut_ptr(), bytes.len())
+                } <= 0
+                {}
+                is_taken.store(true, Ordering::Release);
+            });
+            while !is_taken.load(Ordering::Acquire) {
+                splice(rig.source, rig.drain).unwrap();
+                rig.check(b"done once");
+                assert_eq!(count(rig.source), Ok(9));
+                unsplice(rig.source).unwrap();
+            }
+        });
+    }));
+}
+
+fn what_a_careless_thread_writes_to_the_connection_is_passed_over(_: System) {
+    let rig = Rig::spliced();
+    let connection = connection();
+    for len in [1, 8, 39, 40, 41, 300] {
+        let bytes = vec![0u8; len];
+        // SAFETY: the bytes live through the call, which is the kernel's own.
+        let sent =
+            unsafe { libc::syscall(libc::SYS_write, connection, bytes.as_ptr(), bytes.len()) };
+        assert_eq!(sent, len as i64);
+        rig.check(&pattern(100));
     }
-    let carrier: i32 = crate::chains::carrier(old.source).parse().unwrap();
-    // SAFETY: the process that this case's own library has made.
-    unsafe { libc::kill(carrier, libc::SIGKILL) };
-    let rig = Rig::new();
-    eventually("the carrier is made anew", || splice(rig.source, rig.drain).is_ok());
-    nonblocking(old.source, true);
-    // What the old sockets do ends nothing of the new ones.
-    assert_eq!(read(old.source, 1), Err(EAGAIN));
-    close(old.source);
-    close(old.drain);
-    rig.check(b"new");
-    event.u64 = 7;
-    // SAFETY: the event lives through the calls.
-    unsafe {
-        let add = libc::EPOLL_CTL_ADD;
-        assert_eq!(libc::epoll_ctl(epoll, add, rig.source, &raw mut event), 0);
-        shutdown(rig.feed, libc::SHUT_WR);
-        assert_eq!(libc::epoll_wait(epoll, &raw mut event, 1, 20_000), 1);
-    }
-    assert_eq!({ event.u64 }, 7);
+    assert_eq!(count(rig.source), Ok(600));
+    // It still knows where to tell of an end.
+    let source = rig.source;
+    let waiter = std::thread::spawn(move || poll(source, libc::POLLIN, 20_000));
+    std::thread::sleep(Duration::from_millis(20));
+    shutdown(rig.feed, libc::SHUT_WR);
+    assert_ne!(waiter.join().unwrap(), 0);
 }

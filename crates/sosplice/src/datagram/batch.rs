@@ -34,6 +34,12 @@ impl Message {
         self.len as usize
     }
 
+    /// Bytes of its longest datagram.
+    #[must_use]
+    pub const fn longest(self) -> usize {
+        self.segment as usize
+    }
+
     /// Datagrams in it: at least one, which may be empty.
     #[must_use]
     pub const fn datagrams(self) -> usize {

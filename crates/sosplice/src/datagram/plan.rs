@@ -79,6 +79,20 @@ pub struct Position {
     pub(crate) offset: u32,
 }
 
+impl Position {
+    /// Messages that are out as a whole.
+    #[must_use]
+    pub const fn whole(self) -> usize {
+        self.message
+    }
+
+    /// The same place when those are gone from the front.
+    #[must_use]
+    pub const fn without_whole(self) -> Self {
+        Self { message: 0, offset: self.offset }
+    }
+}
+
 /// Groups that one call carries. Kept and filled again, so that planning allocates nothing.
 #[derive(Debug, Default)]
 pub struct Plan {

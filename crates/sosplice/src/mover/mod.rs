@@ -334,8 +334,9 @@ impl Mover {
         self.last
     }
 
-    /// Bytes went the other way between the same sockets: this is a dialogue, not bulk.
-    pub(crate) fn answered(&mut self) {
+    /// Bytes went the other way between the same sockets: this is a dialogue, not bulk. The
+    /// driver tells, for the mover knows one direction.
+    pub fn answered(&mut self) {
         self.bulk.interrupt();
     }
 

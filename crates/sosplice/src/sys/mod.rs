@@ -17,9 +17,9 @@ pub use socket::{
     Kind, Put, Take, drain, drain_until_signal, fill, fill_queued, is_listening, is_over, kind,
     recv, send,
 };
-pub use sockopt::{LowWater, reset_on_close, room, shutdown_write, unacknowledged};
+pub use sockopt::{LowWater, Room, reset_on_close, room, shutdown_write, unacknowledged};
 pub(crate) use udp::send_groups;
 pub use udp::{
-    Received, has_segments, next_len, receive, send_buffer, set_gro, set_receive_buffer,
-    tell_address, tell_drops,
+    Received, discard, has_segments, look, next_len, receive, send_buffer, set_gro,
+    set_receive_buffer, tell_address, tell_drops,
 };

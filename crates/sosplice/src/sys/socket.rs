@@ -213,18 +213,30 @@ pub fn drain<Fd: AsFd>(fd: Fd, pipe: &mut Pipe, len: usize) -> io::Result<Put> {
 }
 
 /// As [`fill`], for a source without O_NONBLOCK, where splice(2) sleeps if nothing is
-/// queued: asks first (FIONREAD). Nobody else may read the source meanwhile.
+/// queued: looks first, unless the caller knows that something `is_queued`. Nobody else may
+/// read the source meanwhile. A signal ends the sleep of one that was wrong.
 ///
 /// # Errors
 /// The source's pending error.
-pub fn fill_queued<Fd: AsFd>(fd: Fd, pipe: &mut Pipe, len: usize) -> io::Result<Take> {
-    if rustix::io::ioctl_fionread(&fd)? > 0 {
-        match splice_once(&fd, &pipe.write, len) {
-            Ok(count @ 1..) => return Ok(Take::Bytes { count, dry: false }),
-            // On a blocking socket zero also stands for an urgent mark.
-            Ok(0) | Err(Errno::AGAIN | Errno::INVAL | Errno::INTR) => {}
+pub fn fill_queued<Fd: AsFd>(
+    fd: Fd,
+    pipe: &mut Pipe,
+    len: usize,
+    is_queued: bool,
+) -> io::Result<Take> {
+    if !is_queued {
+        match peek(&fd) {
+            Ok(0) => return Ok(Take::Eof),
+            Ok(_) => {}
+            Err(Errno::AGAIN) => return Ok(Take::Empty),
             Err(errno) => return Err(errno.into()),
         }
+    }
+    match splice_once(&fd, &pipe.write, len) {
+        Ok(count @ 1..) => return Ok(Take::Bytes { count, dry: false }),
+        // On a blocking socket zero also stands for an urgent mark.
+        Ok(0) | Err(Errno::AGAIN | Errno::INVAL | Errno::INTR) => {}
+        Err(errno) => return Err(errno.into()),
     }
     match peek(&fd) {
         Ok(0) => Ok(Take::Eof),

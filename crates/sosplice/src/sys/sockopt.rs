@@ -122,14 +122,23 @@ pub fn unacknowledged<Fd: AsFd>(fd: Fd) -> Result<usize> {
     if done == 0 { Ok(usize::try_from(bytes).unwrap_or(0)) } else { Err(last()) }
 }
 
-/// Room in a TCP socket's send buffer, in bytes (SO_MEMINFO), or zero where the kernel would
-/// not call it writable (net/core/stream.c, `sk_stream_is_writeable`). An eighth is kept
-/// back for what the kernel adds to each packet.
+/// The room in a socket's send buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// So many bytes fit: what is free, less an eighth for what the kernel adds to each
+    /// packet.
+    pub bytes: usize,
+    /// A third is free, so that poll(2) calls the socket writable (net/core/stream.c,
+    /// `sk_stream_is_writeable`).
+    pub is_writable: bool,
+}
+
+/// Room in a TCP socket's send buffer (SO_MEMINFO).
 ///
 /// # Errors
 /// What getsockopt(2) says.
 #[allow(unsafe_code, reason = "rustix has no name for SO_MEMINFO")]
-pub fn room<Fd: AsFd>(fd: Fd) -> Result<usize> {
+pub fn room<Fd: AsFd>(fd: Fd) -> Result<Room> {
     const SO_MEMINFO: libc::c_int = 55;
     // include/uapi/linux/sock_diag.h
     const SNDBUF: usize = 3;
@@ -151,5 +160,6 @@ pub fn room<Fd: AsFd>(fd: Fd) -> Result<usize> {
         return Err(last());
     }
     let free = info[SNDBUF].saturating_sub(info[WMEM_QUEUED]);
-    Ok(if free < info[WMEM_QUEUED] / 2 { 0 } else { (free - free / 8) as usize })
+    let is_writable = free >= info[WMEM_QUEUED] / 2;
+    Ok(Room { bytes: (free - free / 8) as usize, is_writable })
 }

@@ -44,6 +44,70 @@ union Name {
 /// # Errors
 /// The socket's pending error (ECONNREFUSED is an ICMP answer to what was sent before).
 pub fn receive<Fd: AsFd>(fd: Fd, batch: &mut Batch, max: usize, origins: bool) -> Result<Received> {
+    receive_with(fd.as_fd(), batch, max, origins, libc::MSG_DONTWAIT)
+}
+
+/// As [`receive`], but what is received stays on the socket, to be taken by [`discard`].
+/// Several messages of one call are told apart by the socket's peek offset (SO_PEEK_OFF,
+/// socket(7)), which is put back; nobody else may look at the socket meanwhile. An empty
+/// message that was looked at before is passed over by a look for several
+/// (net/core/datagram.c, `__skb_try_recv_from_queue`).
+///
+/// # Errors
+/// As [`receive`].
+pub fn look<Fd: AsFd>(fd: Fd, batch: &mut Batch, max: usize) -> Result<Received> {
+    let fd = fd.as_fd();
+    let flags = libc::MSG_DONTWAIT | libc::MSG_PEEK;
+    if max <= 1 {
+        return receive_with(fd, batch, 1, false, flags);
+    }
+    let before = get_int(fd, libc::SOL_SOCKET, libc::SO_PEEK_OFF)?;
+    set_int(fd, libc::SOL_SOCKET, libc::SO_PEEK_OFF, 0)?;
+    let received = receive_with(fd, batch, max, false, flags);
+    set_int(fd, libc::SOL_SOCKET, libc::SO_PEEK_OFF, before)?;
+    received
+}
+
+/// Takes messages off the socket, unread: as many as there are places in `lens`, which is
+/// told their lengths. Returns how many; none means that nothing was there.
+///
+/// # Errors
+/// The socket's pending error; nothing was taken.
+pub fn discard<Fd: AsFd>(fd: Fd, lens: &mut [usize]) -> Result<usize> {
+    let max = lens.len().min(MESSAGES_MAX);
+    // SAFETY: all zeroes is a header without name, parts and control.
+    let mut headers: [libc::mmsghdr; MESSAGES_MAX] = unsafe { zeroed() };
+    let result = retry_on_intr(|| {
+        // SAFETY: there are `max` headers, which live through the call and name no other
+        // memory.
+        checked(unsafe {
+            libc::syscall(
+                libc::SYS_recvmmsg,
+                fd.as_fd().as_raw_fd(),
+                headers.as_mut_ptr(),
+                max,
+                libc::MSG_DONTWAIT | libc::MSG_TRUNC,
+                std::ptr::null_mut::<libc::timespec>(),
+            )
+        })
+    });
+    let taken = match result {
+        Err(Errno::AGAIN) => 0,
+        taken => taken?,
+    };
+    for (len, header) in lens.iter_mut().zip(&headers[..taken]) {
+        *len = header.msg_len as usize;
+    }
+    Ok(taken)
+}
+
+fn receive_with(
+    fd: BorrowedFd<'_>,
+    batch: &mut Batch,
+    max: usize,
+    origins: bool,
+    flags: i32,
+) -> Result<Received> {
     batch.clear();
     let max = max.clamp(1, MESSAGES_MAX);
     let mut names = [MaybeUninit::<Name>::uninit(); MESSAGES_MAX];
@@ -73,10 +137,10 @@ pub fn receive<Fd: AsFd>(fd: Fd, batch: &mut Batch, max: usize, origins: bool) -
         checked(unsafe {
             libc::syscall(
                 libc::SYS_recvmmsg,
-                fd.as_fd().as_raw_fd(),
+                fd.as_raw_fd(),
                 headers.as_mut_ptr(),
                 max,
-                libc::MSG_DONTWAIT,
+                flags,
                 std::ptr::null_mut::<libc::timespec>(),
             )
         })

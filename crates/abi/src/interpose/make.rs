@@ -1,9 +1,33 @@
-//! Where a connection begins.
+//! What makes sockets and connections: noted is which can be spliced and are this process's alone, and which
+//! may be paired.
 
 use super::{hot, interposed, next};
+use crate::domain;
 use crate::local;
+use crate::own;
 use crate::sys::{enter, ret};
 use libc::{c_int, sockaddr, socklen_t};
+
+fn noted(make: impl FnOnce() -> c_int) -> c_int {
+    if !domain::active() {
+        return make();
+    }
+    let before = own::before();
+    let fd = make();
+    if fd >= 0 {
+        own::made(fd, before);
+    }
+    fd
+}
+
+/// A connection begins.
+fn accepted(accept: impl FnOnce() -> c_int) -> c_int {
+    let fd = noted(accept);
+    if fd >= 0 && local::is_on() {
+        local::pairing::begin(fd);
+    }
+    fd
+}
 
 unsafe extern "C" fn connect_loud(fd: c_int, addr: *const sockaddr, len: socklen_t) -> c_int {
     // SAFETY: the caller's.
@@ -20,15 +44,6 @@ unsafe extern "C" fn connect_loud(fd: c_int, addr: *const sockaddr, len: socklen
     done
 }
 
-unsafe fn accept_loud(fd: c_int, addr: *mut sockaddr, len: *mut socklen_t, flags: c_int) -> c_int {
-    // SAFETY: the caller's.
-    let accepted = unsafe { next::accept4(fd, addr, len, flags) };
-    if accepted >= 0 && local::is_on() {
-        local::pairing::begin(accepted);
-    }
-    accepted
-}
-
 hot! {
     fn connect(fd: c_int, addr: *const sockaddr, len: socklen_t) -> c_int {
         number SYS_connect; prepare []; quiet ret(enter!(SYS_connect, fd, addr, len));
@@ -37,11 +52,16 @@ hot! {
 }
 
 interposed! {
+    fn socket(family: c_int, kind: c_int, protocol: c_int) -> c_int {
+        quiet ret(enter!(SYS_socket, family, kind, protocol));
+        loud noted(|| ret(enter!(SYS_socket, family, kind, protocol)) as c_int)
+    }
     fn accept(fd: c_int, addr: *mut sockaddr, len: *mut socklen_t) -> c_int {
-        quiet ret(enter!(SYS_accept4, fd, addr, len, 0)); loud accept_loud(fd, addr, len, 0)
+        quiet ret(enter!(SYS_accept, fd, addr, len));
+        loud accepted(|| next::accept(fd, addr, len))
     }
     fn accept4(fd: c_int, addr: *mut sockaddr, len: *mut socklen_t, flags: c_int) -> c_int {
         quiet ret(enter!(SYS_accept4, fd, addr, len, flags));
-        loud accept_loud(fd, addr, len, flags)
+        loud accepted(|| next::accept4(fd, addr, len, flags))
     }
 }
