@@ -25,6 +25,8 @@ use std::time::{Duration, Instant};
 
 /// Packets of one member in one turn of the loop.
 const PACKETS_A_TURN: usize = 32;
+/// Packets of one member that are read ahead of their turn at most.
+const PACKETS_AHEAD_MAX: usize = 1024;
 /// Events in one turn.
 const EVENTS_A_TURN: usize = 64;
 /// How long nobody is accepted when the system has no descriptor left.
@@ -223,7 +225,7 @@ impl Broker {
     /// somebody whose turn has not come.
     fn hear_withdrawals(&mut self, id: Id) {
         let mut packet = [0; REQUEST_BYTES];
-        for _ in 0..PACKETS_A_TURN {
+        for _ in 0..PACKETS_AHEAD_MAX {
             let Some(connection) = self.connections.get(&id) else { return };
             if connection.mail.is_none() {
                 return;
@@ -233,16 +235,23 @@ impl Broker {
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => return,
                 Ok((_, len @ 1..)) if len <= packet.len() => {
-                    if let Some(Request::Withdraw { token }) = Request::decode(&packet[..len]) {
-                        let change = self.table.withdraw(id, token);
-                        self.settle(change);
-                    } else {
-                        self.ahead.push_back((id, packet[..len].to_vec()));
+                    match Request::decode(&packet[..len]) {
+                        Some(Request::Withdraw { token }) if self.table.has(id, token) => {
+                            let change = self.table.withdraw(id, token);
+                            self.settle(change);
+                        }
+                        // Of what was announced ahead as well.
+                        _ => self.ahead.push_back((id, packet[..len].to_vec())),
                     }
                 }
                 _ => return self.let_go(id),
             }
         }
+    }
+
+    fn is_withdrawn_ahead(&self, id: Id, token: u64) -> bool {
+        let withdrawal = Request::Withdraw { token }.encode();
+        self.ahead.iter().any(|(of, packet)| *of == id && packet[..] == withdrawal[..])
     }
 
     fn take_what_was_read_ahead(&mut self) {
@@ -320,8 +329,17 @@ impl Broker {
                     change
                 }
                 None => {
-                    for other in self.table.matching(&claim) {
-                        self.hear_withdrawals(other);
+                    let others = self.table.matching(&claim);
+                    if !others.is_empty() {
+                        others.into_iter().for_each(|other| self.hear_withdrawals(other));
+                        self.hear_withdrawals(id);
+                        if !self.connections.contains_key(&id) {
+                            return Manners::Bad;
+                        }
+                        if self.is_withdrawn_ahead(id, said.token) {
+                            self.pairs.stays(Reason::NotAnnounced);
+                            return Manners::Good;
+                        }
                     }
                     let diag = &self.diag;
                     let owner = |claim: &Claim| {

@@ -115,6 +115,11 @@ impl Table {
         members.filter(|member| *member != claim.member).collect()
     }
 
+    /// The member's token waits, or is paired.
+    pub fn has(&self, member: Id, token: u64) -> bool {
+        self.places.contains_key(&(member, token))
+    }
+
     /// The token is nobody's any more.
     pub fn withdraw(&mut self, member: Id, token: u64) -> Change {
         let mut change = Change::default();

@@ -181,6 +181,9 @@ fn the_same_addresses_again_do_not_meet_their_predecessors() {
         settle(&server);
         client.withdraw(old);
         server.withdraw(old);
+        // One that nobody answered.
+        server.announce(3 << 20 | old, at(A), at(B), 7, RING).unwrap();
+        server.withdraw(3 << 20 | old);
         client.announce(new, at(B), at(A), 7, RING).unwrap();
         server.announce(new, at(A), at(B), 7, RING).unwrap();
         for member in [&server, &client] {
