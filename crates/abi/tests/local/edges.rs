@@ -118,7 +118,7 @@ fn a_writer_by_edges_sends_everything(end: &mut End) {
         let mut seen = Digest::new();
         while seen.bytes() < BYTES {
             seen.add(&read(end.fd, 50_000).unwrap());
-            if seen.bytes() % 7 == 0 {
+            if seen.bytes().is_multiple_of(7) {
                 pause_ms(1);
             }
         }

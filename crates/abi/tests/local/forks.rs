@@ -253,8 +253,8 @@ fn a_server_that_forked_before(end: &mut End) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         end.tell(u64::from(listener.local_addr().unwrap().port()));
         let serve = || loop {
-            // SAFETY: no address is asked for.
             let null = std::ptr::null_mut();
+            // SAFETY: no address is asked for.
             let fd = unsafe { libc::accept(listener.as_raw_fd(), null, null.cast()) };
             assert!(fd >= 0);
             match read_exactly(fd, 1)[0] {

@@ -118,7 +118,7 @@ fn a_message_has_no_address_and_no_ancillary_data(end: &mut End) {
             message.msg_flags = -1;
             // SAFETY: everything that the message names lives through the call.
             let count = unsafe { libc::recvmsg(fd, &raw mut message, 0) };
-            facts = (message.msg_flags, message.msg_controllen as usize, message.msg_namelen);
+            facts = (message.msg_flags, message.msg_controllen, message.msg_namelen);
             count
         });
         end.saw("got", got);

@@ -285,11 +285,9 @@ fn take(by: c_int) -> c_int {
 
 fn unix_pair() -> (c_int, c_int) {
     let mut fds = [0; 2];
+    let at = fds.as_mut_ptr();
     // SAFETY: room for two.
-    assert_eq!(
-        unsafe { libc::socketpair(libc::AF_UNIX, libc::SOCK_STREAM, 0, fds.as_mut_ptr()) },
-        0
-    );
+    assert_eq!(unsafe { libc::socketpair(libc::AF_UNIX, libc::SOCK_STREAM, 0, at) }, 0);
     (fds[0], fds[1])
 }
 

@@ -204,7 +204,7 @@ fn a_send_gives_what_it_has(end: &mut End) {
         let mut all = Digest::new();
         while all.bytes() < BYTES {
             all.add(&read(end.fd, 100_000).unwrap());
-            if all.bytes() % 5 == 0 {
+            if all.bytes().is_multiple_of(5) {
                 pause_ms(1);
             }
         }
