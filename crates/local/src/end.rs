@@ -107,6 +107,8 @@ pub struct OwnWriting {
     /// Up to where the ring's bytes have been sent again, while the reader leaves.
     recalled: AtomicU64,
     is_recalling: AtomicU32,
+    /// Doorbells in a row that nobody has answered by reading.
+    unanswered: AtomicU32,
     /// Bytes of data sent over TCP since the connection was made.
     pub tcp_data: AtomicU64,
 }
@@ -155,12 +157,14 @@ impl Own {
             bells,
             recalled,
             is_recalling,
+            unanswered,
             tcp_data,
         } = &self.writing;
         lock.reset();
         in_kernel.store(0, Ordering::Relaxed);
         in_doubt.store(0, Ordering::Relaxed);
         is_recalling.store(0, Ordering::Relaxed);
+        unanswered.store(0, Ordering::Relaxed);
         for word in [route, head, tail, bells, recalled, tcp_data] {
             word.store(0, Ordering::Relaxed);
         }
@@ -631,6 +635,11 @@ impl<'a, S: Store> Writing<'a, S> {
         (self.store.size() as u64).checked_sub(used).map(|room| room as usize).ok_or(Broken)
     }
 
+    /// The next byte goes into the ring, if it has room.
+    pub fn is_on_ring(&self) -> bool {
+        self.kind() == ROUTE_RING
+    }
+
     /// Goes from TCP to the ring if the reader has taken everything and says so.
     fn flip(&mut self) -> bool {
         if self.kind() != ROUTE_TCP || self.own.in_kernel.load(Ordering::Acquire) != 0 {
@@ -704,8 +713,30 @@ impl<'a, S: Store> Writing<'a, S> {
         false
     }
 
+    /// The reader was woken and has not read since. True now and then: whether it lives is to be asked.
+    /// A reader that needs no doorbell is not suspected, and its line not looked at.
+    pub fn is_suspicious(&mut self) -> bool {
+        let calls = self.own.unanswered.load(Ordering::Relaxed);
+        if calls == 0 {
+            return false;
+        }
+        let tail = self.taken.tail.load(Ordering::Acquire);
+        if tail != self.own.tail.load(Ordering::Relaxed) {
+            self.own.unanswered.store(0, Ordering::Relaxed);
+            return false;
+        }
+        self.own.unanswered.store(calls.saturating_add(1), Ordering::Relaxed);
+        calls.is_power_of_two()
+    }
+
     /// The doorbell was sent.
     pub fn has_rung(&mut self) {
+        // Looked up here: what is compared with later is the tail from before the doorbell.
+        let tail = self.taken.tail.load(Ordering::Acquire);
+        if self.room(tail).is_ok() {
+            self.own.tail.store(tail, Ordering::Relaxed);
+        }
+        self.own.unanswered.store(1, Ordering::Relaxed);
         self.own.in_doubt.store(0, Ordering::Relaxed);
     }
 

@@ -29,6 +29,10 @@ pub trait Tcp {
     /// Whether the peer's FIN or a reset has come, whatever is to be read before it (POLLRDHUP);
     /// without waiting.
     fn is_over(&self) -> bool;
+    /// Whether the connection has failed (POLLERR or POLLHUP); without waiting.
+    fn has_failed(&self) -> bool {
+        false
+    }
     /// Whether the next byte is the urgent one, at which a read stops (SIOCATMARK).
     fn is_at_mark(&self) -> bool {
         false
@@ -74,6 +78,8 @@ impl From<Reentered> for Errno {
 /// nanoseconds. An acknowledgement that was lost on the way between two network namespaces is
 /// repeated within this; a peer that breaks the rules costs a call no more.
 const ROOM_NS_MAX: u64 = 2_000_000_000;
+/// A message that is no smaller, nor smaller than the ring, is bulk.
+const BULK_BYTES: usize = 32 * 1024;
 /// Looks of one read, most of them at doorbells.
 const ROUNDS_MAX: u32 = 1000;
 
@@ -565,13 +571,18 @@ pub fn send<S: Store + Copy>(
     if writing.must_leave() {
         resend(&mut writing, tcp)?;
     }
-    if end.is_peer_closed() {
+    if end.is_peer_closed() || (writing.is_suspicious() && tcp.has_failed()) {
         // What becomes of bytes for a closed socket is TCP's to say.
         writing.pin();
     }
     let mut done = 0;
     let mut until = None;
-    while done < len || len == 0 {
+    // Where nobody spins, the processors that TCP keeps busy at once are worth more than the ring.
+    let is_bulk = how.spin_ns == 0 && len >= end.outgoing.size().max(BULK_BYTES);
+    if is_bulk && writing.is_on_ring() {
+        overflow(&mut writing, tcp)?;
+    }
+    while (done < len || len == 0) && !is_bulk {
         let fitting = (len - done).min(end.outgoing.size());
         let room = match writing.way(fitting)? {
             Way::Tcp => break,

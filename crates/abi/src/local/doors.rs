@@ -6,12 +6,12 @@ use super::pairing;
 use super::socket::{Family, Socket, now_ns};
 use crate::sys::enter;
 use libc::{c_int, msghdr};
-use sosplice_local::end::{End, Leave};
+use sosplice_local::end::{End, Found, Leave};
 use sosplice_local::ring::Ring;
 use sosplice_local::stream::{self, Tcp};
 
 /// How long a peer may take to send again what it had put into the ring.
-const PATIENCE_NS: u64 = 10_000_000_000;
+const PATIENCE_NS: u64 = 5_000_000_000;
 
 /// A shutdown(2) is about to be made.
 pub fn shutting_down(fd: c_int, how: c_int) {
@@ -60,11 +60,27 @@ fn leave_ring(end: &End<'static, Ring>, fd: c_int) {
         // It may be leaving as well, and wait for the same.
         let _ = stream::oblige(end, &socket, &Family);
         if now_ns() > until || end.is_peer_closed() || socket.probe() == Ok(0) {
+            give_up_waiting(end, &socket, until);
             break;
         }
         nap();
     }
     let _ = stream::pin(end, &socket, &Family);
+}
+
+/// The peer cannot, or does not, send again what it has put into the ring. If that is anything, the
+/// connection ends here: with a hole in it, it would be worse than none.
+fn give_up_waiting(end: &End<'static, Ring>, socket: &Socket, until: u64) {
+    let Ok(mut reading) = end.reading(&Family) else { return };
+    match reading.peek() {
+        Ok(Found::Empty | Found::Tcp) => take_bells(&mut reading, socket, until),
+        Ok(Found::Ring(_)) | Err(_) => {
+            let nobody = libc::sockaddr { sa_family: libc::AF_UNSPEC as u16, sa_data: [0; 14] };
+            let len = size_of::<libc::sockaddr>();
+            // SAFETY: the address lives through the call. It dissolves the connection (connect(2)).
+            unsafe { enter!(SYS_connect, socket.fd, &raw const nobody, len) };
+        }
+    }
 }
 
 fn take_bells(

@@ -40,7 +40,12 @@ struct Registration {
     told: u64,
     /// A one-shot that has been told.
     is_spent: bool,
+    /// Sleeps since it was told of: one that is seldom told of stays armed between them.
+    silence: u8,
 }
+
+/// So many sleeps without news leave a connection armed.
+const SILENCE: u8 = 4;
 
 #[derive(Default)]
 struct Inner {
@@ -55,6 +60,10 @@ struct Inner {
     /// Of what was told last the kernel has nothing to add: nobody asked for more than data, and
     /// no peer is at its end.
     is_all_told: bool,
+    /// Of what was told last the kernel does not tell the rest by itself: it has told its edge.
+    is_edge_told: bool,
+    /// Armed for the sleep that is going on.
+    armed: Vec<c_int>,
 }
 
 struct Set {
@@ -145,8 +154,11 @@ pub fn is_set(fd: c_int) -> bool {
 
 /// epoll_ctl(2) has been done by the kernel.
 pub fn controlled(epoll: c_int, op: c_int, fd: c_int, event: Option<(u32, u64)>) {
-    let Some(set) = made(epoll).filter(|_| connections::is_owner()) else { return };
-    let is_inner_set = op == libc::EPOLL_CTL_ADD && is_epoll(fd, epoll) && made(fd).is_some();
+    let Some(set) = made(epoll) else { return };
+    let is_inner_set = op == libc::EPOLL_CTL_ADD
+        && connections::of(fd).is_none()
+        && is_epoll(fd, epoll)
+        && made(fd).is_some();
     set.with(|inner| {
         if is_inner_set || op == libc::EPOLL_CTL_DEL {
             inner.sets.retain(|inner| *inner != fd);
@@ -156,7 +168,8 @@ pub fn controlled(epoll: c_int, op: c_int, fd: c_int, event: Option<(u32, u64)>)
         }
         inner.take(fd);
         if let Some((events, data)) = event.filter(|_| op != libc::EPOLL_CTL_DEL) {
-            let registration = Registration { fd, events, data, told: 0, is_spent: false };
+            let registration =
+                Registration { fd, events, data, told: 0, is_spent: false, silence: 0 };
             inner.put(fd, registration);
         }
     });
@@ -230,6 +243,18 @@ impl Inner {
             .collect();
         for key in keys {
             self.take(key);
+        }
+    }
+
+    /// A sleep is over: those that were lively before it are looked at again without their doorbells.
+    fn awake(&mut self) {
+        for key in std::mem::take(&mut self.armed) {
+            let Some(found) = self.paired(key) else { continue };
+            disarm(&found);
+            found.here.is_live.store(1, Ordering::SeqCst);
+            if !self.live.contains(&key) {
+                self.live.push(key);
+            }
         }
     }
 
@@ -319,7 +344,11 @@ fn has_news(inner: &Inner, fd: c_int) -> bool {
 
 /// Before a sleep on the set by way of another: arms what is live. True when something is there.
 pub fn prepare_set(epoll: c_int) -> bool {
-    let Some(set) = set(epoll) else { return false };
+    set(epoll).is_some_and(|set| arm_all(set, false))
+}
+
+/// As [`prepare_set`]; what is armed is remembered for the one who sleeps.
+fn arm_all(set: &Set, is_remembered: bool) -> bool {
     set.with(|inner| {
         let live = std::mem::take(&mut inner.live);
         let mut ready = false;
@@ -330,6 +359,13 @@ pub fn prepare_set(epoll: c_int) -> bool {
             if has_news(inner, fd) || !arm(inner, fd) {
                 ready |= has_news(inner, fd);
                 inner.live.push(fd);
+            } else if is_remembered
+                && spin_ns() > 0
+                && let Some(registration) = inner.registrations.get_mut(&fd)
+                && registration.silence < SILENCE
+            {
+                registration.silence += 1;
+                inner.armed.push(fd);
             }
         }
         ready
@@ -381,7 +417,10 @@ pub unsafe fn wait(
         }
     }
     let deadline = timeout.map(|timeout| now_ns().saturating_add(timeout));
-    let mut may_spin = timeout != Some(0);
+    let spin_until = match spin_ns().min(timeout.unwrap_or(u64::MAX)) {
+        0 => 0,
+        limit => now_ns().saturating_add(limit),
+    };
     loop {
         let told = set.with(|inner| tell(inner, epoll, events))?;
         if told > 0 {
@@ -390,13 +429,17 @@ pub unsafe fn wait(
             if spin_ns() > 0 && in_a_row < RINGS_IN_A_ROW && set.with(|inner| inner.is_all_told)? {
                 return Some(told as Raw);
             }
-            set.with(|inner| complete(inner, &mut events[..told]))?;
-            if told == events.len() {
+            let is_full = told == events.len();
+            if is_full || set.with(|inner| inner.is_edge_told)? {
+                set.with(|inner| complete(inner, &mut events[..told]))?;
+            }
+            if is_full {
                 return Some(told as Raw);
             }
-        } else if std::mem::take(&mut may_spin) && spin_ns() > 0 {
+        } else if spin_until > 0
+            && let left @ 1.. = spin_until.saturating_sub(now_ns())
+        {
             let has_live = set.with(|inner| !inner.live.is_empty())?;
-            let limit = spin_ns().min(timeout.unwrap_or(u64::MAX));
             let mut count = 0u32;
             // SAFETY: room for so many; a time of zero.
             let kernel = |events: &mut [epoll_event]| unsafe {
@@ -404,7 +447,7 @@ pub unsafe fn wait(
             };
             let mut found = 0;
             let there = has_live
-                && spin(&set.patience, limit, || {
+                && spin(&set.patience, left, || {
                     count += 1;
                     if glance(epoll) {
                         return true;
@@ -427,7 +470,7 @@ pub unsafe fn wait(
         set.rings_in_a_row.store(0, Ordering::Relaxed);
         let is_ready = told > 0 || {
             set.sleepers.fetch_add(1, Ordering::SeqCst);
-            prepare_set(epoll) | prepare_inner_sets(set)
+            arm_all(set, true) | prepare_inner_sets(set)
         };
         let left = match deadline {
             _ if is_ready => 0,
@@ -447,6 +490,12 @@ pub unsafe fn wait(
         }
         if told == 0 {
             set.sleepers.fetch_sub(1, Ordering::SeqCst);
+            set.with(|inner| {
+                // Another thread may rely on what was asked for.
+                if set.sleepers.load(Ordering::SeqCst) == 0 {
+                    inner.awake();
+                }
+            });
         }
         if found < 0 {
             return Some(if told > 0 { told as Raw } else { found });
@@ -470,6 +519,7 @@ fn tell(inner: &mut Inner, epoll: c_int, events: &mut [epoll_event]) -> usize {
     let mut count = 0;
     let mut place = 0;
     inner.is_all_told = true;
+    inner.is_edge_told = false;
     while place < inner.live.len() && count < events.len() {
         let fd = inner.live[place];
         if inner.paired(fd).is_none() {
@@ -481,6 +531,8 @@ fn tell(inner: &mut Inner, epoll: c_int, events: &mut [epoll_event]) -> usize {
             && let Some(registration) = inner.registrations.get_mut(&fd)
         {
             registration.told = found.end.arrived();
+            registration.silence = 0;
+            inner.is_edge_told |= registration.events & EDGE != 0;
             inner.is_all_told &= registration.events & OTHERS == 0 && found.end.is_going_on();
             if registration.events & ONE_SHOT != 0 {
                 registration.is_spent = true;
@@ -533,6 +585,14 @@ fn complete(inner: &mut Inner, told: &mut [epoll_event]) {
     }
 }
 
+fn disarm(found: &Used) {
+    if let Ok(mut reading) = found.end.reading(&Family)
+        && reading.sleepers() == 0
+    {
+        reading.disarm();
+    }
+}
+
 fn change(epoll: c_int, fd: c_int, events: u32, data: u64) {
     let event = epoll_event { events, u64: data };
     // SAFETY: the record lives through the call.
@@ -561,8 +621,13 @@ fn translate(
             let end = &connection.end;
             if event.events & DATA != 0 {
                 let is_there = end.has(connection.low_water()) || settle(&connection);
+                if !is_there && spin_ns() > 0 {
+                    // This wait looks by itself; what it asks for before it sleeps is enough.
+                    disarm(&connection);
+                }
                 if let Some(registration) = inner.registrations.get_mut(&fd) {
                     if is_there {
+                        registration.silence = 0;
                         registration.told = end.arrived();
                     } else {
                         event.events &= !DATA;

@@ -30,6 +30,14 @@ fn message(pieces: *const libc::iovec, count: usize) -> msghdr {
 }
 
 impl Socket {
+    /// One of the events, or a failure, which poll(2) tells unasked.
+    fn has_now(&self, events: libc::c_short) -> bool {
+        let mut fd = libc::pollfd { fd: self.fd, events, revents: 0 };
+        let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: both records live through the call.
+        unsafe { enter!(SYS_ppoll, &raw mut fd, 1, &raw const now, 0, 8) > 0 }
+    }
+
     fn look(&self, flags: c_int) -> Result<usize, Errno> {
         let mut byte = 0u8;
         let flags = flags | libc::MSG_PEEK;
@@ -82,10 +90,11 @@ impl Tcp for Socket {
     }
 
     fn is_over(&self) -> bool {
-        let mut fd = libc::pollfd { fd: self.fd, events: libc::POLLRDHUP, revents: 0 };
-        let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: both records live through the call.
-        unsafe { enter!(SYS_ppoll, &raw mut fd, 1, &raw const now, 0, 8) > 0 }
+        self.has_now(libc::POLLRDHUP)
+    }
+
+    fn has_failed(&self) -> bool {
+        self.has_now(0)
     }
 
     fn is_at_mark(&self) -> bool {

@@ -162,7 +162,7 @@ impl<'lab> Bench<'lab> {
     /// Bytes that have gone through rings so far.
     fn carried(&self, who: Contestant) -> Result<u64, Error> {
         match who {
-            Contestant::Ring { .. } => self.status().map(|status| bytes(&status)),
+            Contestant::Ring { .. } => self.status().map(|status| bytes(who, &status)),
             Contestant::Tcp | Contestant::TcpSpin => Ok(0),
         }
     }
@@ -173,7 +173,7 @@ impl<'lab> Bench<'lab> {
             return Ok(());
         }
         let status = self.status()?;
-        if bytes(&status) > before {
+        if bytes(who, &status) > before {
             return Ok(());
         }
         let reasons: Vec<String> =
@@ -201,9 +201,13 @@ impl<'lab> Bench<'lab> {
     }
 }
 
-fn bytes(status: &Status) -> u64 {
+/// Bytes of pairs. Without spinning bulk stays on TCP, also of a pair.
+fn bytes(who: Contestant, status: &Status) -> u64 {
+    let tcp = u64::from(who == Contestant::Ring { busy: 0 });
     let running = status.pairs.iter().flat_map(|pair| &pair.directions);
-    status.ended.bytes + running.map(|traffic| traffic.bytes).sum::<u64>()
+    status.ended.bytes
+        + tcp * status.ended.tcp_bytes
+        + running.map(|traffic| traffic.bytes + tcp * traffic.tcp_bytes).sum::<u64>()
 }
 
 /// The command lines of both ends: who listens, who connects.
