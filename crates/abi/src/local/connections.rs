@@ -378,9 +378,9 @@ impl Connection {
         self.id == other.id
     }
 
-    /// No other process has it.
-    pub fn is_ours_alone(&self) -> bool {
-        self.record.holders.load(Ordering::Acquire) == 1
+    /// This process ends. True if no other one has it.
+    pub fn lets_go(&self) -> bool {
+        self.record.holders.fetch_sub(1, Ordering::AcqRel) == 1
     }
 
     /// Counts a call on a plain connection; how many there were.

@@ -314,8 +314,9 @@ pub fn exiting() {
         return;
     }
     for (fd, found) in connections::all() {
-        if found.is_ours_alone()
+        if found.here.fd.load(Ordering::Relaxed) == fd
             && let Some(used) = found.used()
+            && found.lets_go()
         {
             finish(&used.end, fd);
         }

@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, Ordering};
 const DATA: u32 = (libc::EPOLLIN | libc::EPOLLRDNORM) as u32;
 /// What is not data, and no matter of how it is told.
 const OTHERS: u32 = 0xffff & !(DATA | libc::EPOLLRDHUP as u32);
+const RDHUP: u32 = libc::EPOLLRDHUP as u32;
 const EDGE: u32 = libc::EPOLLET as u32;
 const ONE_SHOT: u32 = libc::EPOLLONESHOT as u32;
 
@@ -40,6 +41,8 @@ struct Registration {
     told: u64,
     /// A one-shot that has been told.
     is_spent: bool,
+    /// Its peer's end was told as an edge: nothing more comes behind it that would be one.
+    is_end_told: bool,
     /// Sleeps since it was told of: one that is seldom told of stays armed between them.
     silence: u8,
 }
@@ -168,8 +171,15 @@ pub fn controlled(epoll: c_int, op: c_int, fd: c_int, event: Option<(u32, u64)>)
         }
         inner.take(fd);
         if let Some((events, data)) = event.filter(|_| op != libc::EPOLL_CTL_DEL) {
-            let registration =
-                Registration { fd, events, data, told: 0, is_spent: false, silence: 0 };
+            let registration = Registration {
+                fd,
+                events,
+                data,
+                told: 0,
+                is_spent: false,
+                is_end_told: false,
+                silence: 0,
+            };
             inner.put(fd, registration);
         }
     });
@@ -640,6 +650,15 @@ fn translate(
                             registration.is_spent = true;
                         }
                     }
+                }
+            }
+            if event.events & RDHUP != 0
+                && let Some(registration) = inner.registrations.get_mut(&fd)
+                && registration.events & EDGE != 0
+            {
+                let is_again = std::mem::replace(&mut registration.is_end_told, true);
+                if is_again && event.events & !(DATA | RDHUP) == 0 {
+                    event.events = 0;
                 }
             }
             if !inner.live.contains(&fd) && !end.is_armed() {

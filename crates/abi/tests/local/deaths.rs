@@ -233,15 +233,22 @@ fn one_of_two_processes_is_killed(end: &mut End) {
     let fd = end.another();
     end.warm(fd);
     if end.near() {
+        let mut ends = [0; 2];
+        // SAFETY: room for two.
+        assert_eq!(unsafe { libc::pipe(ends.as_mut_ptr()) }, 0);
+        let [heard, said] = ends;
         let writing = child(|| {
-            for number in 0u32.. {
+            for number in 0u32..20 {
                 let mut record = [1; 64];
                 record[..4].copy_from_slice(&number.to_le_bytes());
                 assert_eq!(write(fd, &record), Ok(64));
                 pause_ms(1);
             }
+            assert_eq!(write(said, b"x"), Ok(1));
+            // Not in a call: one that is killed while it rings takes the connection with it.
+            pause_ms(60_000);
         });
-        pause_ms(40);
+        assert_eq!(read_exactly(heard, 1), b"x");
         kill(writing);
         send_all(fd, &[2; 64]);
         let answer = read_exactly(fd, 4);
