@@ -27,6 +27,7 @@ impl Descriptor {
 
     /// As a type of the standard library, which closes through libc: for programs without
     /// the preload library.
+    #[cfg(feature = "broker")]
     pub fn into_owned(self) -> OwnedFd {
         // SAFETY: it is open and was this value's to close.
         unsafe { OwnedFd::from_raw_fd(self.into_raw()) }
