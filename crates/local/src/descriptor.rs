@@ -3,7 +3,9 @@
 //! The standard library's types close through libc, whose `close` the preload library takes
 //! the place of: one of its own descriptors must not come by there, possibly with locks held.
 
-use rustix::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+#[cfg(feature = "broker")]
+use rustix::fd::FromRawFd;
+use rustix::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 
 /// An open descriptor; closed when it goes out of scope.
 #[derive(Debug)]
