@@ -461,18 +461,10 @@ pub fn prepare<S: Store + Copy>(
         let _ = oblige(end, tcp, threads);
     }
     let mut reading = end.reading(threads)?;
-    Ok(ready(end, &mut reading, tcp, low_water)?.is_some())
+    ready(end, &mut reading, tcp, low_water)
 }
 
-/// Why there is no reason to sleep.
-enum Ready {
-    /// The ring has enough.
-    Ring,
-    /// TCP has told something that is not in the kernel any more.
-    Tcp,
-}
-
-/// Asks for a doorbell, and takes those that were rung for bytes which are gone. In this order: a
+/// True when there is no reason to sleep. Asks for a doorbell, and takes those that were rung for bytes which are gone. In this order: a
 /// doorbell that is taken while bytes are there, or before another is asked for, may be the
 /// one that somebody else sleeps for.
 fn ready<S: Store + Copy>(
@@ -480,27 +472,28 @@ fn ready<S: Store + Copy>(
     reading: &mut Reading<'_, S>,
     tcp: &impl Tcp,
     low_water: usize,
-) -> Result<Option<Ready>, Errno> {
+) -> Result<bool, Errno> {
     if let Found::Ring(queued) = reading.peek()?
         && queued >= low_water.clamp(1, end.incoming.size())
     {
-        return Ok(Some(Ready::Ring));
+        return Ok(true);
     }
     let due = reading.bells_due();
     if reading.arm(low_water)? == Arm::Ready {
-        return Ok(Some(Ready::Ring));
+        return Ok(true);
     }
     // Fewer bytes than are waited for here may be what somebody else is rung for.
     if due > 0 && (reading.sleepers() <= 1 || !is_in_ring(reading)?) {
         match reading.take_bells(|| tcp.discard(due)) {
             Ok(_) | Err(Errno::AGAIN) => {}
             Err(error) => {
+                // The kernel has told it, and will not wake anybody for it again.
                 keep(end, error);
-                return Ok(Some(Ready::Tcp));
+                return Ok(true);
             }
         }
     }
-    Ok(None)
+    Ok(false)
 }
 
 /// The kernel says that the socket is readable: false when that was a doorbell whose bytes
@@ -521,7 +514,7 @@ pub fn settle<S: Store + Copy>(
         return Ok(true);
     }
     for _ in 0..ROUNDS_MAX {
-        if ready(end, &mut reading, tcp, low_water)?.is_some() {
+        if ready(end, &mut reading, tcp, low_water)? {
             return Ok(true);
         }
         match tcp.probe() {

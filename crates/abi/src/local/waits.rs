@@ -130,7 +130,6 @@ pub unsafe fn poll(fds: &mut [pollfd], timeout: Option<u64>, mask: *const sigset
             Some(deadline) => Some(deadline.saturating_sub(now_ns())),
             None => None,
         };
-        let left_ns = left;
         let left = left.map(timespec_of);
         let left_at = left.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
         let begun = if ready || spin_ns() == 0 { 0 } else { now_ns() };
@@ -144,9 +143,7 @@ pub unsafe fn poll(fds: &mut [pollfd], timeout: Option<u64>, mask: *const sigset
             return Some(found);
         }
         let (count, is_stale) = look_again(fds);
-        if count > 0
-            || (!is_stale && left_ns.is_some_and(|left| !ready || left == 0) && is_over(deadline))
-        {
+        if count > 0 || (!is_stale && is_over(deadline)) {
             return Some(count);
         }
     }
