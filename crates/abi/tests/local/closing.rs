@@ -195,7 +195,7 @@ fn close_with_unread_bytes_resets(end: &mut End) {
         send_all(end.fd, b"never read");
         end.meet();
         end.meet();
-        await_events(end.fd, POLLERR);
+        await_reset(end.fd);
         end.saw("ready", poll(end.fd, libc::POLLIN | libc::POLLOUT | POLLRDHUP, 0));
         end.saw("read", read(end.fd, 10));
         end.saw("read", read(end.fd, 10));
@@ -213,7 +213,7 @@ fn what_came_before_a_reset_is_read(end: &mut End) {
         send_all(end.fd, b"never read");
         end.meet();
         end.meet();
-        await_events(end.fd, POLLERR);
+        await_reset(end.fd);
         end.saw("queued", queued(end.fd));
         end.saw("read", read(end.fd, 3));
         end.saw("read", read(end.fd, 30));
@@ -234,7 +234,7 @@ fn a_reset_by_linger(end: &mut End) {
         end.meet();
     } else {
         end.meet();
-        await_events(end.fd, POLLERR);
+        await_reset(end.fd);
         end.saw("sent", send(end.fd, b"x", MSG_NOSIGNAL));
         end.saw("sent", send(end.fd, b"x", MSG_NOSIGNAL));
         end.saw("read", read(end.fd, 1));
@@ -250,7 +250,7 @@ fn a_reset_behind_bytes(end: &mut End) {
     } else {
         await_queued(end.fd, 3000);
         end.meet();
-        await_events(end.fd, POLLERR);
+        await_reset(end.fd);
         end.saw("queued", queued(end.fd));
         let got = read(end.fd, 5000).unwrap();
         end.saw("read", digest(&got));
@@ -270,7 +270,7 @@ fn a_write_to_a_closed_peer(end: &mut End) {
     end.saw("ready", poll(end.fd, libc::POLLIN | libc::POLLOUT | POLLRDHUP, 0));
     end.saw("read", read(end.fd, 1));
     end.saw("sent", send(end.fd, b"the first", MSG_NOSIGNAL));
-    await_events(end.fd, POLLERR);
+    await_reset(end.fd);
     end.saw("ready", poll(end.fd, libc::POLLIN | libc::POLLOUT | POLLRDHUP, 0));
     for _ in 0..2 {
         end.saw("sent", send(end.fd, b"the next", MSG_NOSIGNAL));
@@ -288,7 +288,7 @@ fn a_read_behind_a_failed_write(end: &mut End) {
     end.meet();
     await_events(end.fd, POLLRDHUP);
     end.saw("sent", send(end.fd, b"the first", MSG_NOSIGNAL));
-    await_events(end.fd, POLLERR);
+    await_reset(end.fd);
     end.saw("read", read(end.fd, 5));
     end.saw("read", read(end.fd, 50));
     end.saw("read", read(end.fd, 50));
@@ -302,7 +302,7 @@ fn an_error_is_told_once(end: &mut End) {
         end.meet();
     } else {
         end.meet();
-        await_events(end.fd, POLLERR);
+        await_reset(end.fd);
         end.saw("errors", (so_error(end.fd), so_error(end.fd)));
         end.saw("read", read(end.fd, 1));
         end.saw("sent", send(end.fd, b"x", MSG_NOSIGNAL));
@@ -418,7 +418,7 @@ fn a_broken_pipe_kills(end: &mut End) {
     end.meet();
     await_events(end.fd, POLLRDHUP);
     send_all(end.fd, b"the first");
-    await_events(end.fd, POLLERR);
+    await_reset(end.fd);
     // SAFETY: the case has one thread; the child calls nothing that it must not.
     let pid = unsafe { libc::fork() };
     if pid == 0 {
@@ -454,7 +454,7 @@ fn a_broken_pipe_is_a_signal_or_none(end: &mut End) {
     unsafe { libc::signal(libc::SIGPIPE, handler as libc::sighandler_t) };
     await_events(end.fd, POLLRDHUP);
     send_all(end.fd, b"the first");
-    await_events(end.fd, POLLERR);
+    await_reset(end.fd);
     let parts = [libc::iovec { iov_base: b"xy".as_ptr().cast_mut().cast(), iov_len: 2 }];
     end.saw("write", (write(end.fd, b"x"), broken()));
     end.saw("send", (send(end.fd, b"x", 0), broken()));

@@ -286,7 +286,7 @@ fn the_same_ports_again_and_again(end: &mut End) {
             end.meet();
         } else {
             end.meet();
-            await_events(end.fd, libc::POLLERR);
+            await_reset(end.fd);
             end.saw("read", read(end.fd, 1));
             close(end.fd);
         }
@@ -329,7 +329,7 @@ fn a_disconnected_socket_connects_anew(end: &mut End) {
             end.meet();
         } else {
             end.meet();
-            await_events(end.fd, libc::POLLERR);
+            await_reset(end.fd);
             end.saw("read", read(end.fd, 1));
             close(end.fd);
         }

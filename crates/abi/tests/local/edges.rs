@@ -217,7 +217,10 @@ fn an_edge_of_a_reset(end: &mut End) {
     if end.near() {
         reset(end.fd);
     } else {
+        await_reset(end.fd);
         end.saw("reset", wait(set, SOON));
+        // The kernel wakes for the state and again for the error: one edge or two.
+        wait(set, 20);
         end.saw("told", wait(set, 20));
         let got = read(end.fd, 1);
         end.saw("read", got);

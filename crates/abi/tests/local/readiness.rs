@@ -107,7 +107,7 @@ fn a_reset_is_an_error_and_a_hangup(end: &mut End) {
     if end.near() {
         reset(end.fd);
     } else {
-        await_events(end.fd, libc::POLLERR);
+        await_reset(end.fd);
         say(end, "reset");
         end.saw("error", so_error(end.fd));
         say(end, "the error was taken");

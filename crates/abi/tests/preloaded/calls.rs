@@ -219,6 +219,13 @@ pub fn await_events(fd: c_int, events: libc::c_short) {
     eventually(&format!("events {events:#x}"), || poll(fd, events, 0) & events == events);
 }
 
+/// Waits until a reset is all there. The kernel sets the error, the state and the shutdown one
+/// after the other and without a lock that poll takes (`tcp_reset`, `tcp_done`): a poll in
+/// between tells less than the next one.
+pub fn await_reset(fd: c_int) {
+    await_events(fd, libc::POLLERR | libc::POLLHUP | libc::POLLRDHUP);
+}
+
 /// Sends until nothing more goes in, however long one waits. Returns the bytes.
 pub fn stuff_for_good(fd: c_int) -> usize {
     let mut total = 0;
