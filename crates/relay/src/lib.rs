@@ -12,6 +12,7 @@ mod error;
 mod listener;
 mod live;
 pub mod origin;
+pub mod plan;
 pub mod relay;
 mod session;
 pub mod udp;
