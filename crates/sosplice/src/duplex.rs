@@ -64,7 +64,16 @@ pub(crate) struct Duplex {
     a_to_b: Lane,
     b_to_a: Lane,
     idle: Option<Duration>,
+    /// Once one direction has ended.
+    half_closed: HalfClosed,
     on_max: OnMax,
+}
+
+/// How long the second direction may be silent when the first has ended.
+#[derive(Clone, Copy, Debug, Default)]
+struct HalfClosed {
+    limit: Option<Duration>,
+    since: Option<Instant>,
 }
 
 impl Duplex {
@@ -83,6 +92,7 @@ impl Duplex {
             a_to_b: one_way(Direction::AToB, each)?,
             b_to_a: one_way(Direction::BToA, each)?,
             idle: limits.idle,
+            half_closed: HalfClosed::default(),
             on_max,
         })
     }
@@ -102,6 +112,12 @@ impl Duplex {
             Direction::AToB => Lane::new(limits, a, b, now),
             Direction::BToA => Lane::new(limits, b, a, now),
         })
+    }
+
+    /// See [`Both::half_closed`](crate::tokio::Both::half_closed).
+    #[cfg(any(test, feature = "tokio"))]
+    pub(crate) fn set_half_closed(&mut self, limit: Option<Duration>) {
+        self.half_closed.limit = limit;
     }
 
     /// See [`Lane::keeps_messages`]: both directions do, or none.
@@ -156,6 +172,9 @@ impl Duplex {
         if up.is_none() && down.is_none() {
             return DuplexThen::End;
         }
+        if (up.is_none() || down.is_none()) && self.half_closed.since.is_none() {
+            self.half_closed.since = Some(now);
+        }
         if moved_up + moved_down == 0 && is_due(self.idle_deadline(), now) {
             self.end_now(Cause::Idle);
             return DuplexThen::End;
@@ -169,9 +188,13 @@ impl Duplex {
         earlier(self.idle_deadline(), lanes)
     }
 
-    /// Counts from the last movement either way.
+    /// Counts from the last movement either way, and the half-closed limit also from the end
+    /// of the first direction.
     fn idle_deadline(&self) -> Option<Instant> {
-        deadline_after(self.a_to_b.last().max(self.b_to_a.last()), self.idle)
+        let last = self.a_to_b.last().max(self.b_to_a.last());
+        let idle = deadline_after(last, self.idle);
+        let HalfClosed { limit, since } = self.half_closed;
+        earlier(idle, since.and_then(|since| deadline_after(last.max(since), limit)))
     }
 
     #[cfg(any(test, feature = "tokio"))]
@@ -314,6 +337,32 @@ mod tests {
         assert_eq!(step(&mut pair, 1, begin + second), waits);
         assert_eq!(pair.deadline(), Some(begin + 2 * second));
         assert_eq!(step(&mut pair, 0, begin + 2 * second), DuplexThen::End);
+        assert_eq!(pair.into_ends().cause(), Cause::Idle);
+    }
+
+    #[test]
+    fn a_half_closed_pair_waits_so_long_for_the_other_side() {
+        let (second, begin) = (Duration::from_secs(1), Instant::now());
+        let one_way = |_, limits| {
+            Ok(Lane::Messages(Box::new(datagram::Mover::new(limits, 1 << 20, begin))))
+        };
+        let limits = Limits { idle: Some(10 * second), ..Limits::default() };
+        let Ok(mut pair) = Duplex::new::<Infallible>(limits, OnMax::EndDirection, one_way);
+        pair.set_half_closed(Some(second));
+        let mut store = Store::default();
+        let mut step = |pair: &mut Duplex, count, now| {
+            let (mut up, mut down) = (Empties(0), Empties(count));
+            pair.step(&mut up, &mut down, &mut store, now, 1, |_, _| {})
+        };
+        step(&mut pair, 0, begin);
+        assert_eq!(pair.deadline(), Some(begin + 10 * second), "both are open");
+        pair.a_to_b.end_now(Cause::Eof);
+        step(&mut pair, 0, begin + second);
+        assert_eq!(pair.deadline(), Some(begin + 2 * second), "counts from the half-close");
+        let half_closed = DuplexThen::Wait { a_to_b: None, b_to_a: Some(Need::Source) };
+        assert_eq!(step(&mut pair, 1, begin + 2 * second), half_closed, "what moves keeps it");
+        assert_eq!(pair.deadline(), Some(begin + 3 * second));
+        assert_eq!(step(&mut pair, 0, begin + 3 * second), DuplexThen::End);
         assert_eq!(pair.into_ends().cause(), Cause::Idle);
     }
 }

@@ -28,7 +28,7 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Replaces the pipes and buffers of the calling thread's tasks, for a program that has
 /// a budget of descriptors. Bytes in flight are not touched.
@@ -165,6 +165,14 @@ impl<'s, A: Socket + ?Sized, B: Socket + ?Sized> Both<'s, A, B> {
     #[must_use]
     pub fn closing(mut self) -> Self {
         self.withhold_last_fin = true;
+        self
+    }
+
+    /// Ends the pair with [`Cause::Idle`] when one direction has ended and nothing has moved in
+    /// the other for so long, whatever the idle limit. None, as it is made, for no such limit.
+    #[must_use]
+    pub fn half_closed(mut self, limit: Option<Duration>) -> Self {
+        self.duplex.set_half_closed(limit);
         self
     }
 
