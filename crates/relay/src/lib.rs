@@ -13,6 +13,7 @@ mod listener;
 mod live;
 pub mod origin;
 pub mod plan;
+mod proxy;
 pub mod relay;
 mod session;
 pub mod udp;

@@ -343,9 +343,8 @@ mod tests {
     #[test]
     fn a_half_closed_pair_waits_so_long_for_the_other_side() {
         let (second, begin) = (Duration::from_secs(1), Instant::now());
-        let one_way = |_, limits| {
-            Ok(Lane::Messages(Box::new(datagram::Mover::new(limits, 1 << 20, begin))))
-        };
+        let one_way =
+            |_, limits| Ok(Lane::Messages(Box::new(datagram::Mover::new(limits, 1 << 20, begin))));
         let limits = Limits { idle: Some(10 * second), ..Limits::default() };
         let Ok(mut pair) = Duplex::new::<Infallible>(limits, OnMax::EndDirection, one_way);
         pair.set_half_closed(Some(second));
