@@ -2,15 +2,22 @@
 
 use crate::log;
 use sosplice::EngineChoice;
-use sosplice_relay::udp::Udp;
-use sosplice_relay::{Balance, Config, Congestion, Error, Relay, Target};
+use sosplice_relay::plan::{
+    Balance, HttpPlan, ListenerPlan, Plan, Protocol, ProxyVersion, RelayPlan, ServerPlan, Timeouts,
+    UpstreamId, UpstreamPlan,
+};
+use sosplice_relay::{Congestion, Error, Service, Target};
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A UDP session has no other end than silence.
 const UDP_IDLE: Duration = Duration::from_secs(60);
+
+/// With --http: unused connections that each worker keeps to each target.
+const IDLE_CONNECTIONS: usize = 32;
 
 /// Arguments of `sosplice relay`.
 #[derive(clap::Args)]
@@ -26,6 +33,14 @@ pub struct Args {
     /// Relay datagrams: a session for each client address
     #[arg(long)]
     udp: bool,
+
+    /// Relay HTTP/1.1: requests are balanced one by one, bodies are spliced
+    #[arg(long, conflicts_with = "udp", conflicts_with = "max")]
+    http: bool,
+
+    /// Tell each target who the client is, by a PROXY header in front of the bytes
+    #[arg(long, value_name = "VERSION", value_enum, conflicts_with = "udp")]
+    proxy_protocol: Option<Version>,
 
     /// End a connection when a direction has carried so many bytes (as 1000, 10MB, 1GiB)
     #[arg(long, value_name = "BYTES", value_parser = bytes, conflicts_with = "udp")]
@@ -97,10 +112,20 @@ enum Policy {
     RoundRobin,
     /// The upstream with the fewest connections
     LeastConn,
+    /// Of two chosen at random the one with fewer connections
+    TwoChoices,
     /// Any upstream, evenly
     Random,
     /// By the client's address
     Source,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Version {
+    /// A line of text
+    V1,
+    /// Binary
+    V2,
 }
 
 fn listen(text: &str) -> Result<SocketAddr, String> {
@@ -153,7 +178,7 @@ pub fn run(args: Args) -> ExitCode {
         return ExitCode::from(2);
     }
     let log = args.log.start();
-    let end = start(args).and_then(Relay::run);
+    let end = start(args).and_then(Service::run);
     // The log first, so that the error is the last word.
     drop(log);
     match end {
@@ -166,57 +191,95 @@ pub fn run(args: Args) -> ExitCode {
     }
 }
 
-fn start(args: Args) -> Result<Relay, Error> {
-    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
-    let workers = args.workers.map_or_else(cores, usize::from);
-    let balance = match args.balance {
-        Policy::RoundRobin => Balance::RoundRobin,
-        Policy::LeastConn => Balance::LeastConn,
-        Policy::Random => Balance::Random,
-        Policy::Source => Balance::Source,
-    };
-    let engine = match args.engine {
-        Engine::Auto => EngineChoice::Auto,
-        Engine::Pipe => EngineChoice::Pipe,
-        Engine::Copy => EngineChoice::Copy,
-    };
-    let busy_poll = Duration::from_micros(args.busy_poll_us.into());
-    if args.udp {
-        let relay = Relay::start_udp(Udp {
-            listen: args.listen,
-            targets: args.targets,
-            balance,
-            idle: args.idle.unwrap_or(UDP_IDLE),
-            max_sessions: args.max_sessions,
-            drain_timeout: args.drain_timeout,
-            busy_poll,
-            engine,
-            workers,
-        })?;
-        tracing::info!(addr = %relay.addr(), workers, "listening");
-        return Ok(relay);
+fn start(args: Args) -> Result<Service, Error> {
+    let plan = args.plan();
+    let (workers, trial) = (plan.workers, plan.upstreams.is_empty());
+    let service = Service::start(plan, None)?;
+    for (_, addr) in service.listeners() {
+        tracing::info!(%addr, workers, "listening");
+        if trial {
+            // On stdout whatever the log level: this is what the user is to do next. A
+            // closed stdout is no reason to stop.
+            let _ = write!(std::io::stdout(), "{}", try_this(addr));
+        }
     }
-    let config = Config {
-        listen: args.listen,
-        balance,
-        limits: sosplice::Limits { max: args.max, idle: args.idle, engine },
-        connect_timeout: args.connect_timeout,
-        drain_timeout: args.drain_timeout,
-        max_connections: args.max_connections,
-        busy_poll,
-        congestion: args.congestion.map(Congestion),
-        workers,
-        targets: args.targets,
-    };
-    let trial = config.targets.is_empty();
-    let relay = Relay::start(config)?;
-    tracing::info!(addr = %relay.addr(), workers, "listening");
-    if trial {
-        // On stdout whatever the log level: this is what the user is to do next. A
-        // closed stdout is no reason to stop.
-        let _ = write!(std::io::stdout(), "{}", try_this(relay.addr()));
+    Ok(service)
+}
+
+impl Args {
+    /// The same as a configuration file of one relay and one upstream.
+    fn plan(self) -> Plan {
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        let upstreams: Vec<_> = self.upstream().map(Arc::new).into_iter().collect();
+        let protocol = if self.udp {
+            Protocol::Udp { max_sessions: self.max_sessions }
+        } else if self.http {
+            Protocol::Http(HttpPlan::default())
+        } else {
+            Protocol::Tcp
+        };
+        let relay = RelayPlan {
+            name: String::new(),
+            protocol,
+            listeners: vec![ListenerPlan { address: self.listen, accept_proxy_from: Vec::new() }],
+            upstream: (!upstreams.is_empty()).then_some(UpstreamId(0)),
+            max_connections: None,
+            max_per_client: None,
+            send_proxy: self.proxy_protocol.map(|version| match version {
+                Version::V1 => ProxyVersion::V1,
+                Version::V2 => ProxyVersion::V2,
+            }),
+            timeouts: Timeouts {
+                connect: self.connect_timeout,
+                idle: self.idle.or(self.udp.then_some(UDP_IDLE)),
+                ..Timeouts::default()
+            },
+            max_bytes: self.max,
+            engine: match self.engine {
+                Engine::Auto => EngineChoice::Auto,
+                Engine::Pipe => EngineChoice::Pipe,
+                Engine::Copy => EngineChoice::Copy,
+            },
+            congestion: self.congestion.map(Congestion),
+        };
+        Plan {
+            workers: self.workers.map_or_else(cores, usize::from),
+            busy_poll: Duration::from_micros(self.busy_poll_us.into()),
+            drain_timeout: self.drain_timeout,
+            max_connections: self.max_connections,
+            admin: None,
+            control: None,
+            relays: vec![Arc::new(relay)],
+            upstreams,
+        }
     }
-    Ok(relay)
+
+    fn upstream(&self) -> Option<UpstreamPlan> {
+        let server = |target: &Target| ServerPlan {
+            name: target.to_string(),
+            target: target.clone(),
+            weight: 1,
+            is_backup: false,
+            max_connections: None,
+        };
+        let servers: Vec<_> = self.targets.iter().map(server).collect();
+        (!servers.is_empty()).then(|| UpstreamPlan {
+            name: "targets".to_owned(),
+            balance: match self.balance {
+                Policy::RoundRobin => Balance::RoundRobin,
+                Policy::LeastConn => Balance::LeastConnections,
+                Policy::TwoChoices => Balance::TwoChoices,
+                Policy::Random => Balance::Random,
+                Policy::Source => Balance::Source,
+            },
+            servers,
+            check: None,
+            resolve_interval: None,
+            queue_max: 0,
+            queue_timeout: Duration::ZERO,
+            idle_connections_max: IDLE_CONNECTIONS,
+        })
+    }
 }
 
 /// What to type with the built-in origin behind.

@@ -78,21 +78,24 @@ impl Listener {
     /// The next connection, non-blocking and close-on-exec.
     pub(crate) async fn accept(&self) -> io::Result<(OwnedFd, SocketAddr)> {
         loop {
-            let accepted = self.0.try_io(Interest::READABLE, || {
-                let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-                Ok(rustix::net::acceptfrom_with(&self.0, flags)?)
-            });
-            match accepted {
-                Ok((fd, peer)) => {
-                    let peer = peer.and_then(|any| SocketAddr::try_from(any).ok());
-                    return Ok((fd, peer.unwrap_or(UNKNOWN)));
-                }
+            match self.0.try_io(Interest::READABLE, || self.accept_now()) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.0.readable().await?
                 }
-                Err(error) => return Err(error),
+                accepted => return accepted,
             }
         }
+    }
+
+    /// The next connection if there is one.
+    ///
+    /// # Errors
+    /// WouldBlock where there is none, or what accept(2) says.
+    pub(crate) fn accept_now(&self) -> io::Result<(OwnedFd, SocketAddr)> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let (fd, peer) = rustix::net::acceptfrom_with(&self.0, flags)?;
+        let peer = peer.and_then(|any| SocketAddr::try_from(any).ok());
+        Ok((fd, peer.unwrap_or(UNKNOWN)))
     }
 }
 

@@ -1,17 +1,31 @@
-//! What running sessions have carried so far, for whoever asks about one of them.
+//! Running sessions, for whoever asks about them or wants one gone. A session's counts are
+//! written by its worker alone; the table of a worker is locked when a session begins or ends,
+//! and when somebody asks.
 
 use sosplice::Carried;
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::{Context, Waker};
+use std::time::Instant;
 
-/// The counts of one session: written by its worker alone, read by anybody.
+use crate::graph::Relay;
+
+/// One session.
 #[derive(Debug)]
 pub(crate) struct Live {
-    pub(crate) client: SocketAddr,
+    pub(crate) id: u64,
+    pub(crate) relay: Arc<Relay>,
+    pub(crate) began: Instant,
+    /// Who the client is, by its own address or a PROXY header.
+    client: Mutex<SocketAddr>,
+    /// The server that it is joined to, if it is.
+    upstream: Mutex<Option<SocketAddr>>,
     up: LiveCarried,
     down: LiveCarried,
+    killed: AtomicBool,
+    task: OnceLock<Waker>,
 }
 
 #[derive(Debug, Default)]
@@ -33,6 +47,37 @@ impl LiveCarried {
 }
 
 impl Live {
+    fn new(id: u64, relay: Arc<Relay>, client: SocketAddr) -> Self {
+        Self {
+            id,
+            relay,
+            began: Instant::now(),
+            client: Mutex::new(client),
+            upstream: Mutex::new(None),
+            up: LiveCarried::default(),
+            down: LiveCarried::default(),
+            killed: AtomicBool::new(false),
+            task: OnceLock::new(),
+        }
+    }
+
+    pub(crate) fn client(&self) -> SocketAddr {
+        *lock(&self.client)
+    }
+
+    /// A PROXY header has told who it is.
+    pub(crate) fn set_client(&self, client: SocketAddr) {
+        *lock(&self.client) = client;
+    }
+
+    pub(crate) fn upstream(&self) -> Option<SocketAddr> {
+        *lock(&self.upstream)
+    }
+
+    pub(crate) fn set_upstream(&self, upstream: Option<SocketAddr>) {
+        *lock(&self.upstream) = upstream;
+    }
+
     pub(crate) fn store(&self, (up, down): (Carried, Carried)) {
         self.up.store(up);
         self.down.store(down);
@@ -41,27 +86,90 @@ impl Live {
     pub(crate) fn load(&self) -> (Carried, Carried) {
         (self.up.load(), self.down.load())
     }
+
+    /// Ends the session at its next turn, which is now.
+    pub(crate) fn kill(&self) {
+        self.killed.store(true, Ordering::Relaxed);
+        if let Some(task) = self.task.get() {
+            task.wake_by_ref();
+        }
+    }
+
+    pub(crate) fn is_killed(&self) -> bool {
+        self.killed.load(Ordering::Relaxed)
+    }
+
+    /// Whether the session that is polled is to end. A task has one waker for its whole life, so
+    /// it is kept at the first poll and asked for no more.
+    pub(crate) fn poll_killed(&self, cx: &Context<'_>) -> bool {
+        self.task.get_or_init(|| cx.waker().clone());
+        self.is_killed()
+    }
 }
 
-/// Running sessions by the address that the upstream sees as its peer.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The running sessions of one worker.
+#[derive(Debug)]
+pub(crate) struct Sessions {
+    table: Mutex<HashMap<u64, Arc<Live>>>,
+    next: AtomicU64,
+    /// Numbers of one worker leave out those of the others.
+    step: u64,
+}
+
+impl Sessions {
+    /// Of worker `number` of `workers`.
+    pub(crate) fn new(number: usize, workers: usize) -> Self {
+        let next = AtomicU64::new(number as u64 + 1);
+        Self { table: Mutex::default(), next, step: workers.max(1) as u64 }
+    }
+
+    /// Enters a session; it leaves when the entry is dropped.
+    pub(crate) fn enter(self: &Arc<Self>, relay: Arc<Relay>, client: SocketAddr) -> Entered {
+        let id = self.next.fetch_add(self.step, Ordering::Relaxed);
+        let live = Arc::new(Live::new(id, relay, client));
+        lock(&self.table).insert(id, Arc::clone(&live));
+        Entered { sessions: Arc::clone(self), live }
+    }
+
+    pub(crate) fn find(&self, id: u64) -> Option<Arc<Live>> {
+        lock(&self.table).get(&id).cloned()
+    }
+
+    pub(crate) fn all(&self) -> Vec<Arc<Live>> {
+        lock(&self.table).values().cloned().collect()
+    }
+}
+
+/// A session's place among the running ones.
+#[derive(Debug)]
+pub(crate) struct Entered {
+    sessions: Arc<Sessions>,
+    pub(crate) live: Arc<Live>,
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        lock(&self.sessions.table).remove(&self.live.id);
+    }
+}
+
+/// Running sessions by the address that the built-in origin sees as its peer.
 #[derive(Debug, Default)]
 pub(crate) struct Registry(Mutex<HashMap<SocketAddr, Arc<Live>>>);
 
 impl Registry {
-    fn sessions(&self) -> MutexGuard<'_, HashMap<SocketAddr, Arc<Live>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Enters a session; it leaves when the entry is dropped.
-    pub(crate) fn enter(self: &Arc<Self>, relay_end: SocketAddr, client: SocketAddr) -> Entry {
-        let live =
-            Arc::new(Live { client, up: LiveCarried::default(), down: LiveCarried::default() });
-        self.sessions().insert(relay_end, Arc::clone(&live));
-        Entry { registry: Arc::clone(self), relay_end, live }
+    pub(crate) fn enter(self: &Arc<Self>, relay_end: SocketAddr, live: &Arc<Live>) -> Entry {
+        lock(&self.0).insert(relay_end, Arc::clone(live));
+        Entry { registry: Arc::clone(self), relay_end }
     }
 
     pub(crate) fn find(&self, relay_end: SocketAddr) -> Option<Arc<Live>> {
-        self.sessions().get(&relay_end).cloned()
+        lock(&self.0).get(&relay_end).cloned()
     }
 }
 
@@ -70,11 +178,10 @@ impl Registry {
 pub(crate) struct Entry {
     registry: Arc<Registry>,
     relay_end: SocketAddr,
-    pub(crate) live: Arc<Live>,
 }
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        self.registry.sessions().remove(&self.relay_end);
+        lock(&self.registry.0).remove(&self.relay_end);
     }
 }

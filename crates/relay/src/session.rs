@@ -1,61 +1,136 @@
-//! One connection, from accept to close: connect upstream, splice both ways, account.
+//! One connection, from accept to close: who is it, connect upstream, splice both ways, account.
 
-use crate::live::Entry;
-use crate::upstream::{Place, Unconnected};
-use crate::worker::Worker;
+use crate::graph::{Binding, Clients, OneOfClient};
+use crate::live::{Entry, Live};
+use crate::plan::Protocol;
+use crate::proxy;
+use crate::upstream::{Place, Tried, Unconnected};
+use crate::worker::{Slot, Worker};
 use rustix::fd::OwnedFd;
 use sosplice::sys::{self, Kind};
 use sosplice::tokio::{Both, Registered};
-use sosplice::{BothEnds, Cause, OnMax};
+use sosplice::{BothEnds, Carried, Cause, Limits, OnMax};
+use std::fmt::Display;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// A client, and the socket that is to take it to its upstream.
+/// A client, and what was ready for it.
 pub(crate) struct Accepted {
     pub(crate) fd: OwnedFd,
     pub(crate) addr: SocketAddr,
-    pub(crate) upstream: Unconnected,
+    /// The socket that is to take it to its upstream, if it was made before.
+    pub(crate) upstream: Option<Unconnected>,
+    pub(crate) binding: Arc<Binding>,
+    /// Where the binding is, and where the next reload puts another.
+    pub(crate) slot: Arc<Slot>,
 }
 
 /// Serves one accepted connection to its end.
-pub(crate) async fn run(worker: Arc<Worker>, client: Accepted) {
-    let Accepted { fd, addr: client_addr, upstream } = client;
-    let began = Instant::now();
+pub(crate) async fn run(worker: &Arc<Worker>, live: &Arc<Live>, client: Accepted) {
+    let Accepted { fd, addr, upstream, binding, slot } = client;
     let client = match Registered::with_kind(fd, Kind::Tcp) {
         Ok(client) => client,
         Err(error) => {
-            tracing::warn!(client = %client_addr, %error, "connection dropped: cannot register it");
+            tracing::warn!(client = %addr, %error, "connection dropped: cannot register it");
             return;
         }
     };
-    // In a box of its own, which is gone once an upstream has answered: an idle session
-    // is not to pay for the room that connecting takes.
-    let Some((upstream, upstream_addr, place)) =
-        Box::pin(find_upstream(&worker, &client, client_addr, upstream)).await
-    else {
-        return;
+    // In boxes of their own, which are gone once an upstream has answered: an idle session is
+    // not to pay for the room that connecting takes.
+    let told = match expected_proxy(&binding, addr) {
+        true => Box::pin(proxied(&binding, &client, live)).await,
+        false => Ok(None),
     };
-    let live = worker.registry.as_ref().and_then(|registry| {
+    let refused = |cause: &dyn Display| {
+        let _ = sys::reset_on_close(&client);
+        worker.tally(&binding).refused.add(1);
+        tracing::warn!(relay = name(&binding), client = %live.client(), %cause, "connection refused");
+    };
+    let local = match told {
+        Ok(told) => told.map(|told| told.local),
+        Err(why) => return refused(&format_args!("proxy-header: {why}")),
+    };
+    let Ok(_of_client) = one_of_client(&binding, live.client()) else {
+        return refused(&"too-many-of-client");
+    };
+    match &binding.relay.plan.protocol {
+        Protocol::Http(_) => {
+            let _ = slot;
+        }
+        Protocol::Tcp | Protocol::Udp { .. } => {
+            drop(slot);
+            relay(worker, live, &binding, &client, local, upstream).await;
+        }
+    }
+}
+
+fn expected_proxy(binding: &Binding, addr: SocketAddr) -> bool {
+    !binding.listener.accept_proxy_from.is_empty() && binding.expects_proxy(addr.ip())
+}
+
+/// Who the client says it is.
+async fn proxied(
+    binding: &Binding,
+    client: &Registered,
+    live: &Live,
+) -> Result<Option<proxy::Addresses>, proxy::Refused> {
+    let limit = binding.relay.plan.timeouts.head;
+    let told = match tokio::time::timeout(limit, proxy::accept(client)).await {
+        Ok(told) => told?,
+        Err(_) => return Err(io::Error::from(io::ErrorKind::TimedOut).into()),
+    };
+    if let Some(told) = told {
+        live.set_client(told.client);
+    }
+    Ok(told)
+}
+
+/// Whether the client may have one more, where that is limited.
+fn one_of_client(binding: &Binding, client: SocketAddr) -> Result<Option<OneOfClient>, ()> {
+    let Some(max) = binding.relay.plan.max_per_client else { return Ok(None) };
+    Clients::enter(&binding.relay.counts, client.ip(), max).map(Some).ok_or(())
+}
+
+/// The relay's name, where it was given one.
+fn name(binding: &Binding) -> Option<&str> {
+    Some(&*binding.relay.plan.name).filter(|name| !name.is_empty())
+}
+
+/// Bytes, both ways. `local` is what the client was connected to, where a PROXY header told.
+async fn relay(
+    worker: &Worker,
+    live: &Arc<Live>,
+    binding: &Binding,
+    client: &Registered,
+    local: Option<SocketAddr>,
+    socket: Option<Unconnected>,
+) {
+    let finding = find_upstream(worker, binding, client, live.client(), local, socket);
+    let Some(Joined { upstream, addr, place }) = Box::pin(finding).await else { return };
+    live.set_upstream(Some(addr));
+    let entry = worker.registry.as_ref().and_then(|registry| {
         let relay_end = rustix::net::getsockname(&upstream).ok()?;
-        let relay_end = SocketAddr::try_from(relay_end).ok()?;
-        Some(Box::new(registry.enter(relay_end, client_addr)))
+        Some(Box::new(registry.enter(SocketAddr::try_from(relay_end).ok()?, live)))
     });
+    let plan = &binding.relay.plan;
+    let limits = Limits { max: plan.max_bytes, idle: plan.timeouts.idle, engine: plan.engine };
     // Both are stream sockets by construction.
-    let Ok(both) = Both::new(&client, &upstream, worker.shared.limits, OnMax::EndBoth) else {
+    let Ok(both) = Both::new(client, &upstream, limits, OnMax::EndBoth) else {
         return;
     };
+    let both = both.closing().half_closed(plan.timeouts.half_closed);
     let mut session = Session {
-        both: Some(both.closing()),
-        client: &client,
+        both: Some(both),
+        client,
         upstream: &upstream,
-        client_addr: &client_addr,
-        upstream_addr,
-        _place: place,
-        began,
+        worker,
+        binding,
+        place,
         live,
+        _entry: entry,
     };
     poll_fn(|cx| {
         let done = session.both.as_mut().map(|both| both.poll_done(cx));
@@ -70,40 +145,74 @@ pub(crate) async fn run(worker: Arc<Worker>, client: Accepted) {
     }
 }
 
-/// The first upstream that answers, in the order of the balance; none resets the
-/// client, for a FIN would look like an empty answer.
-async fn find_upstream<'w>(
-    worker: &'w Worker,
+/// A connection to a server, and the place there.
+struct Joined {
+    upstream: Registered,
+    addr: SocketAddr,
+    place: Place,
+}
+
+/// The first server that answers, in the order of the balance; none resets the client, for a
+/// FIN would look like an empty answer.
+async fn find_upstream(
+    worker: &Worker,
+    binding: &Binding,
     client: &Registered,
     client_addr: SocketAddr,
-    socket: Unconnected,
-) -> Option<(Registered, &'w SocketAddr, Place<'w>)> {
+    local: Option<SocketAddr>,
+    mut first: Option<Unconnected>,
+) -> Option<Joined> {
+    let plan = &binding.relay.plan;
     let mut last = None;
-    let mut first = Some(socket);
-    for candidate in worker.pool.candidates(client_addr.ip()) {
-        let place = Place::take(candidate);
-        for addr in &candidate.addrs {
+    let mut tried = Tried::default();
+    let upstream = worker.upstream(binding)?;
+    let why = loop {
+        let place = match upstream.place(client_addr.ip(), &mut tried).await {
+            Ok(place) => place,
+            Err(why) => break why,
+        };
+        let header = plan.send_proxy.map(|version| {
+            let local = local.or_else(|| local_addr(client)).unwrap_or(client_addr);
+            proxy::header(version, client_addr, local)
+        });
+        let server = Arc::clone(place.server());
+        for addr in server.addrs().iter() {
             let connecting = async {
                 let socket = first.take().map_or_else(|| Unconnected::new(*addr), Ok)?;
-                socket.connect(*addr, worker.shared.congestion.as_ref()).await
+                let upstream = socket.connect(*addr, plan.congestion.as_ref()).await?;
+                header.as_ref().map_or(Ok(()), |header| proxy::send(&upstream, header))?;
+                Ok(upstream)
             };
             let timed_out = |_| Err(io::Error::from(io::ErrorKind::TimedOut));
-            let limit = worker.shared.connect_timeout;
+            let limit = plan.timeouts.connect;
             match tokio::time::timeout(limit, connecting).await.unwrap_or_else(timed_out) {
-                Ok(upstream) => return Some((upstream, addr, place)),
+                Ok(upstream) => {
+                    server.connected();
+                    return Some(Joined { upstream, addr: *addr, place });
+                }
                 Err(error) => {
-                    tracing::debug!(client = %client_addr, upstream = %addr, %error, "connect failed");
+                    tracing::debug!(relay = name(binding), client = %client_addr, upstream = %addr, %error, "connect failed");
                     last = Some((*addr, error));
                 }
             }
         }
-    }
+        server.connect_failed();
+    };
     let _ = sys::reset_on_close(client);
-    worker.shared.stats.refused();
-    if let Some((upstream, error)) = last {
-        tracing::warn!(client = %client_addr, %upstream, %error, cause = "no-upstream", "connection refused");
+    worker.tally(binding).refused.add(1);
+    match last {
+        Some((upstream, error)) => {
+            tracing::warn!(relay = name(binding), client = %client_addr, %upstream, %error, cause = "no-upstream", "connection refused");
+        }
+        None => {
+            tracing::warn!(relay = name(binding), client = %client_addr, error = %why, cause = "no-upstream", "connection refused");
+        }
     }
     None
+}
+
+fn local_addr(socket: &Registered) -> Option<SocketAddr> {
+    SocketAddr::try_from(rustix::net::getsockname(socket).ok()?).ok()
 }
 
 /// A joined pair, until its end is told.
@@ -112,18 +221,18 @@ struct Session<'s> {
     both: Option<Both<'s, Registered, Registered>>,
     client: &'s Registered,
     upstream: &'s Registered,
-    client_addr: &'s SocketAddr,
-    upstream_addr: &'s SocketAddr,
-    _place: Place<'s>,
-    began: Instant,
-    live: Option<Box<Entry>>,
+    worker: &'s Worker,
+    binding: &'s Binding,
+    place: Place,
+    live: &'s Live,
+    _entry: Option<Box<Entry>>,
 }
 
 impl Session<'_> {
     /// Tells the counts to those who ask about running sessions.
     fn publish(&self) {
-        if let (Some(entry), Some(both)) = (&self.live, &self.both) {
-            entry.live.store(both.carried());
+        if let Some(both) = &self.both {
+            self.live.store(both.carried());
         }
     }
 
@@ -150,14 +259,20 @@ impl Session<'_> {
         let _ = sys::reset_on_close(self.upstream);
     }
 
-    /// The one line a connection.
-    fn account(&self, ends: &BothEnds, cause: &dyn std::fmt::Display) {
+    /// The one line a connection, and the counts.
+    fn account(&self, ends: &BothEnds, cause: &dyn Display) {
         let (up, down) = (ends.a_to_b.carried, ends.b_to_a.carried);
+        let tally = self.worker.tally(self.binding);
+        tally.carried(up, down);
+        self.place.server().carried(up.total(), down.total());
+        // Counted: who asks for both is not to count them twice.
+        self.live.store((Carried::default(), Carried::default()));
         let mut carried = up;
         carried += down;
         tracing::info!(
-            client = %self.client_addr,
-            upstream = %self.upstream_addr,
+            relay = name(self.binding),
+            client = %self.live.client(),
+            upstream = %self.live.upstream().unwrap_or_else(|| self.live.client()),
             up = up.total(),
             down = down.total(),
             engine = carried.engine(),
@@ -165,7 +280,7 @@ impl Session<'_> {
             up_pipe = up.pipe,
             down_copy = down.copy,
             down_pipe = down.pipe,
-            ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            ms = u64::try_from(self.live.began.elapsed().as_millis()).unwrap_or(u64::MAX),
             %cause,
             "connection closed"
         );
@@ -209,6 +324,7 @@ impl Drop for Session<'_> {
     fn drop(&mut self) {
         let Some(both) = self.both.take() else { return };
         self.reset();
-        self.account(&both.into_ends(), &"cut");
+        let cause = if self.live.is_killed() { "killed" } else { "cut" };
+        self.account(&both.into_ends(), &cause);
     }
 }

@@ -1,32 +1,62 @@
-//! One worker: a thread, a runtime, a listener, and the sessions that it accepted.
+//! One worker: a thread, a runtime, its listeners, and the sessions that it accepted.
 
+use crate::graph::{Binding, Gate, Inside, ListenerKey, Tally};
 use crate::listener::Listener;
-use crate::live::Registry;
+use crate::live::{Registry, Sessions};
 use crate::origin;
-use crate::relay::{Shared, Stage};
+use crate::plan::Protocol;
+use crate::service::{Shared, Stage};
 use crate::session::{self, Accepted};
-use crate::upstream::Pool;
+use crate::upstream::{Unconnected, Upstream};
+use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use socket2::Socket;
 use sosplice::store::{PIPE_BYTES, Store};
+use std::collections::HashMap;
+use std::future::{Future, poll_fn};
 use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 use std::time::{Duration, Instant};
-use tokio::sync::{Notify, OwnedSemaphorePermit, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc, watch};
 
 /// Between two tries to accept when descriptors have run out: sessions must end first.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 
+/// What a worker begins with.
+pub(crate) struct Start {
+    pub(crate) number: usize,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) sessions: Arc<Sessions>,
+    /// The listener of the built-in origin, which the worker serves itself, and the way to it.
+    pub(crate) origin: Option<(std::net::TcpListener, Arc<Upstream>)>,
+    pub(crate) orders: mpsc::UnboundedReceiver<Deployment>,
+    pub(crate) stage: watch::Receiver<Stage>,
+}
+
+/// What a worker is to listen on from now on, and for whom. Listeners that it has and that are
+/// not named are closed, once what the kernel has accepted for them is served.
+#[derive(Debug)]
+pub(crate) struct Deployment {
+    pub(crate) bindings: Vec<(ListenerKey, Binding)>,
+    /// Those of them that are new.
+    pub(crate) sockets: Vec<(ListenerKey, Socket)>,
+}
+
 /// What the sessions of one worker share.
 #[derive(Debug)]
 pub(crate) struct Worker {
+    pub(crate) number: usize,
     pub(crate) shared: Arc<Shared>,
-    pub(crate) pool: Arc<Pool>,
-    /// Where sessions tell their counts; only with the built-in origin.
+    pub(crate) sessions: Arc<Sessions>,
+    origin: Option<Arc<Upstream>>,
+    /// Where sessions tell their counts to the built-in origin.
     pub(crate) registry: Option<Arc<Registry>>,
-    sessions: AtomicUsize,
+    stage: watch::Receiver<Stage>,
+    live: AtomicUsize,
     /// The last session has ended.
     empty: Notify,
     /// Only with busy polling.
@@ -40,39 +70,62 @@ struct Spin {
     moved: Notify,
 }
 
-/// Runs until the relay stops; `origin` is the listener of the built-in origin, which
-/// this worker then serves itself.
-pub(crate) fn run(
-    shared: Arc<Shared>,
-    pool: Arc<Pool>,
-    listener: Socket,
-    origin: Option<std::net::TcpListener>,
-    stage: watch::Receiver<Stage>,
-) -> io::Result<()> {
+/// A listener's relay as it is now; None once the listener is to go.
+#[derive(Debug)]
+pub(crate) struct Slot(Mutex<Option<Arc<Binding>>>);
+
+impl Slot {
+    fn new(binding: Binding) -> Self {
+        Self(Mutex::new(Some(Arc::new(binding))))
+    }
+
+    /// Asked at each accept, and by HTTP before each request.
+    pub(crate) fn binding(&self) -> Option<Arc<Binding>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, binding: Option<Binding>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = binding.map(Arc::new);
+    }
+}
+
+/// A listener that is served.
+struct Listening {
+    slot: Arc<Slot>,
+    gone: Arc<Notify>,
+}
+
+/// Runs until the service stops.
+pub(crate) fn run(start: Start) -> io::Result<()> {
+    let Start { number, shared, sessions, origin, orders, stage } = start;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let spin = (!shared.busy_poll.is_zero()).then(|| Spin {
         time: shared.busy_poll,
         moves: AtomicU64::new(0),
         moved: Notify::new(),
     });
+    let (listener, origin) = origin.unzip();
     let worker = Arc::new(Worker {
-        registry: origin.is_some().then(Arc::default),
+        number,
         shared,
-        pool,
-        sessions: AtomicUsize::new(0),
+        sessions,
+        registry: origin.is_some().then(Arc::default),
+        origin,
+        stage: stage.clone(),
+        live: AtomicUsize::new(0),
         empty: Notify::new(),
         spin,
     });
     sosplice::tokio::set_thread_store(Store::new(PIPE_BYTES, worker.shared.pipes_per_worker));
     runtime.block_on(async {
-        if let (Some(listener), Some(registry)) = (origin, &worker.registry) {
+        if let (Some(listener), Some(registry)) = (listener, &worker.registry) {
             let listener = tokio::net::TcpListener::from_std(listener)?;
             tokio::spawn(origin::serve(listener, passages(Arc::clone(registry))));
         }
         if worker.spin.is_some() {
             tokio::spawn(spin_while_busy(Arc::clone(&worker)));
         }
-        worker.accept(Listener::new(listener)?, stage.clone()).await;
+        worker.listen(orders, stage.clone()).await;
         worker.drain(stage).await;
         Ok(())
     })
@@ -80,17 +133,68 @@ pub(crate) fn run(
 }
 
 impl Worker {
-    /// Accepts until the relay no longer does.
-    async fn accept(self: &Arc<Self>, listener: Listener, mut stage: watch::Receiver<Stage>) {
+    /// Serves listeners as it is told, until the service accepts no more.
+    async fn listen(
+        self: &Arc<Self>,
+        mut orders: mpsc::UnboundedReceiver<Deployment>,
+        mut stage: watch::Receiver<Stage>,
+    ) {
         let mut stopping = pin!(stage.wait_for(|stage| *stage != Stage::Running));
-        let mut exhausted = false;
+        let mut listening = HashMap::new();
         loop {
+            let deployment = tokio::select! {
+                biased;
+                _ = &mut stopping => break,
+                Some(deployment) = orders.recv() => deployment,
+            };
+            if let Err(error) = self.deploy(&mut listening, deployment) {
+                tracing::error!(worker = self.number, %error, "cannot listen");
+            }
+        }
+        for (_, Listening { slot, gone }) in listening {
+            slot.set(None);
+            gone.notify_one();
+        }
+    }
+
+    fn deploy(
+        self: &Arc<Self>,
+        listening: &mut HashMap<ListenerKey, Listening>,
+        deployment: Deployment,
+    ) -> io::Result<()> {
+        let Deployment { bindings, sockets } = deployment;
+        let mut bindings: HashMap<_, _> = bindings.into_iter().collect();
+        listening.retain(|key, Listening { slot, gone }| {
+            let binding = bindings.remove(key);
+            let stays = binding.is_some();
+            slot.set(binding);
+            if !stays {
+                gone.notify_one();
+            }
+            stays
+        });
+        for (key, socket) in sockets {
+            let Some(binding) = bindings.remove(&key) else { continue };
+            let listener = Listener::new(socket)?;
+            let (slot, gone) = (Arc::new(Slot::new(binding)), Arc::new(Notify::new()));
+            listening.insert(key, Listening { slot: Arc::clone(&slot), gone: Arc::clone(&gone) });
+            let worker = Arc::clone(self);
+            tokio::spawn(async move { worker.accept(listener, slot, &gone).await });
+        }
+        Ok(())
+    }
+
+    /// Accepts until the listener is to go.
+    async fn accept(self: &Arc<Self>, listener: Listener, slot: Arc<Slot>, gone: &Notify) {
+        let mut gone = pin!(gone.notified());
+        let mut exhausted = false;
+        while let Some(binding) = slot.binding() {
             // What the next session needs first, so that no client is accepted who could
             // not be served.
-            let ready = match self.pool.socket() {
+            let ready = match self.upstream_socket(&binding) {
                 Ok(upstream) => tokio::select! {
                     biased;
-                    _ = &mut stopping => return,
+                    () = &mut gone => return self.serve_the_backlog(&listener, &binding, &slot),
                     accepted = listener.accept() => accepted.map(|client| (client, upstream)),
                 },
                 Err(error) => Err(error),
@@ -100,25 +204,22 @@ impl Worker {
                     if std::mem::take(&mut exhausted) {
                         tracing::info!("accepting again");
                     }
-                    let permit = tokio::select! {
+                    let present = tokio::select! {
                         biased;
-                        _ = &mut stopping => {
-                            // A FIN would look like an empty answer.
-                            let _ = sosplice::sys::reset_on_close(&fd);
-                            self.shared.stats.refused();
-                            tracing::info!(client = %addr, cause = "stopping", "connection refused");
-                            return;
-                        }
-                        permit = self.permit() => permit,
+                        () = &mut gone => return self.refuse_stopping(&binding, &fd, addr),
+                        present = self.enter(&binding) => present,
                     };
-                    self.start(Accepted { fd, addr, upstream }, permit);
+                    // Another one meanwhile, after a reload.
+                    let binding = slot.binding().unwrap_or(binding);
+                    let slot = Arc::clone(&slot);
+                    self.start(Accepted { fd, addr, upstream, binding, slot }, present);
                 }
                 Err(error) if is_exhausted(&error) => {
                     if !std::mem::replace(&mut exhausted, true) {
                         tracing::warn!(%error, "accepting paused until sessions end; raise the limit (ulimit -n) or lower --max-connections");
                     }
                     tokio::select! {
-                        _ = &mut stopping => return,
+                        () = &mut gone => return,
                         () = tokio::time::sleep(EXHAUSTED_PAUSE) => {}
                     }
                 }
@@ -133,20 +234,75 @@ impl Worker {
         }
     }
 
-    /// One of `--max-connections`, waited for: meanwhile further clients stay in the
-    /// backlog.
-    async fn permit(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.shared.permits).acquire_owned().await.ok()
+    /// A reload has taken the listener away. Those whom the kernel has accepted already are
+    /// served: closed, the socket would reset them.
+    fn serve_the_backlog(
+        self: &Arc<Self>,
+        listener: &Listener,
+        binding: &Arc<Binding>,
+        slot: &Arc<Slot>,
+    ) {
+        if *self.stage.borrow() != Stage::Running {
+            return;
+        }
+        while let Ok((fd, addr)) = listener.accept_now() {
+            let (binding, slot) = (Arc::clone(binding), Arc::clone(slot));
+            let client = Accepted { fd, addr, upstream: None, binding, slot };
+            let permit = Arc::clone(&self.shared.permits).try_acquire_owned().ok();
+            self.start(client, Permits { _inside: None, _permit: permit });
+        }
     }
 
-    fn start(self: &Arc<Self>, client: Accepted, permit: Option<OwnedSemaphorePermit>) {
-        self.shared.stats.accepted();
-        self.sessions.fetch_add(1, Ordering::Relaxed);
+    fn refuse_stopping(&self, binding: &Binding, client: &OwnedFd, addr: SocketAddr) {
+        // A FIN would look like an empty answer.
+        let _ = sosplice::sys::reset_on_close(client);
+        self.tally(binding).refused.add(1);
+        tracing::info!(client = %addr, cause = "stopping", "connection refused");
+    }
+
+    /// Where a relay's sessions go unless a rule says otherwise.
+    pub(crate) fn upstream<'b>(&'b self, binding: &'b Binding) -> Option<&'b Arc<Upstream>> {
+        binding.relay.upstream().or(self.origin.as_ref())
+    }
+
+    /// A socket for the upstream that is tried first, as far as that is known; None where
+    /// a connection may be there already.
+    fn upstream_socket(&self, binding: &Binding) -> io::Result<Option<Unconnected>> {
+        if matches!(binding.relay.plan.protocol, Protocol::Http(_)) {
+            return Ok(None);
+        }
+        let usual = self.upstream(binding).and_then(|upstream| upstream.socket_hint());
+        Unconnected::new(usual.unwrap_or(UNSPECIFIED)).map(Some)
+    }
+
+    /// One of the relay's and of the whole service's sessions, waited for: meanwhile further
+    /// clients stay in the backlog.
+    async fn enter(&self, binding: &Binding) -> Permits {
+        let relay = &binding.relay;
+        Permits {
+            _inside: Some(Gate::enter(&relay.counts, relay.plan.max_connections).await),
+            _permit: Arc::clone(&self.shared.permits).acquire_owned().await.ok(),
+        }
+    }
+
+    fn start(self: &Arc<Self>, client: Accepted, permits: Permits) {
+        self.tally(&client.binding).accepted.add(1);
+        self.live.fetch_add(1, Ordering::Relaxed);
         let worker = Arc::clone(self);
         tokio::spawn(async move {
             // Counted out when the task ends in whatever way.
-            let _present = Present(&worker, permit);
-            session::run(Arc::clone(&worker), client).await;
+            let _present = Present { worker: &worker, _permits: permits };
+            let entered =
+                worker.sessions.enter(Arc::clone(&client.binding.relay), client.addr);
+            // Made in place: an argument would keep a second room for it.
+            let mut session = pin!(session::run(&worker, &entered.live, client));
+            poll_fn(|cx| {
+                if entered.live.poll_killed(cx) {
+                    return Poll::Ready(());
+                }
+                session.as_mut().poll(cx)
+            })
+            .await;
         });
     }
 
@@ -154,7 +310,7 @@ impl Worker {
     async fn drain(&self, mut stage: watch::Receiver<Stage>) {
         let empty = async {
             // The permit of a notification that came first is kept by Notify.
-            while self.sessions.load(Ordering::Relaxed) > 0 {
+            while self.live.load(Ordering::Relaxed) > 0 {
                 self.empty.notified().await;
             }
         };
@@ -162,13 +318,18 @@ impl Worker {
             () = empty => {}
             _ = stage.wait_for(|stage| *stage == Stage::Cut) => {}
         }
-        let cut = self.sessions.load(Ordering::Relaxed);
+        let cut = self.live.load(Ordering::Relaxed);
         if cut > 0 {
             tracing::warn!(
                 sessions = cut,
                 "sessions cut: they had not ended within the drain time"
             );
         }
+    }
+
+    /// What this worker has done for a relay.
+    pub(crate) fn tally<'b>(&self, binding: &'b Binding) -> &'b Tally {
+        &binding.relay.counts.tallies[self.number]
     }
 
     /// A session was polled: the sign of work for busy polling.
@@ -180,14 +341,25 @@ impl Worker {
     }
 }
 
+const UNSPECIFIED: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+
+/// A session's leave to be there, given back when it is dropped.
+#[derive(Debug)]
+struct Permits {
+    _inside: Option<Inside>,
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
 /// A session's presence on its worker.
-struct Present<'w>(&'w Worker, Option<OwnedSemaphorePermit>);
+struct Present<'w> {
+    worker: &'w Worker,
+    _permits: Permits,
+}
 
 impl Drop for Present<'_> {
     fn drop(&mut self) {
-        drop(self.1.take());
-        if self.0.sessions.fetch_sub(1, Ordering::Relaxed) == 1 {
-            self.0.empty.notify_one();
+        if self.worker.live.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.worker.empty.notify_one();
         }
     }
 }
@@ -225,7 +397,7 @@ fn passages(registry: Arc<Registry>) -> origin::Lookup {
         let live = registry.find(relay_end)?;
         let (up, down) = live.load();
         Some(origin::Passage {
-            client: live.client,
+            client: live.client(),
             up_copy: up.copy,
             up_pipe: up.pipe,
             down_copy: down.copy,

@@ -1,0 +1,499 @@
+//! Start, reload and stop: names resolved, listeners bound, workers started, signals obeyed.
+//!
+//! What goes wrong at the start ends it; what goes wrong at a reload leaves everything as it
+//! was. Listeners that stay keep their sockets, sessions that run keep what they have, so a
+//! reload refuses nobody.
+
+use crate::error::Error;
+use crate::graph::{Binding, Graph, ListenerKey};
+use crate::live::Sessions;
+use crate::plan::{Plan, Protocol};
+use crate::room::{self, Room};
+use crate::upstream::{Upstream, Watch};
+use crate::worker::{self, Deployment};
+use crate::{listener, udp};
+use socket2::Socket;
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{Semaphore, mpsc, watch};
+
+/// What all workers read.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) busy_poll: Duration,
+    pub(crate) permits: Arc<Semaphore>,
+    pub(crate) pipes_per_worker: usize,
+}
+
+/// How far the service has come towards its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    Running,
+    /// Accepts no more.
+    Draining,
+    /// Waits no longer.
+    Cut,
+}
+
+/// Where a new plan comes from when a reload is asked for; what is wrong with it is a text for
+/// the log.
+pub type Source = Box<dyn Fn() -> Result<Plan, String> + Send + Sync>;
+
+/// Running relays.
+pub struct Service {
+    state: Arc<State>,
+    /// Ends when no worker is left, of whichever kind.
+    alive: mpsc::Receiver<Infallible>,
+    signals: Signals,
+}
+
+/// What is running, for the control thread and for those who ask.
+pub(crate) struct State {
+    workers: usize,
+    source: Option<Source>,
+    /// Of each worker.
+    pub(crate) sessions: Vec<Arc<Sessions>>,
+    stage: watch::Sender<Stage>,
+    running: Mutex<Running>,
+}
+
+/// What a reload changes.
+struct Running {
+    plan: Plan,
+    graph: Arc<Graph>,
+    /// Descriptors and sessions that datagrams may have.
+    room: Room,
+    /// Where the listeners really are.
+    bound: HashMap<ListenerKey, SocketAddr>,
+    /// To each worker.
+    orders: Vec<mpsc::UnboundedSender<Deployment>>,
+    threads: Vec<JoinHandle<()>>,
+    datagrams: HashMap<ListenerKey, udp::Group>,
+    /// Those that are no longer in the plan, and may have sessions still.
+    leaving: Vec<udp::Group>,
+    /// Workers hold the other ends.
+    alive: mpsc::WeakSender<Infallible>,
+    /// Checks of health and of names. None before the start is complete.
+    watch: Option<Watch>,
+}
+
+/// Signals, and the runtime that they are delivered to.
+struct Signals {
+    runtime: Runtime,
+    terminate: Signal,
+    interrupt: Signal,
+    /// Only where there is something to reload.
+    hangup: Option<Signal>,
+}
+
+impl Signals {
+    fn catch(reloads: bool) -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let context = runtime.enter();
+        let terminate = signal(SignalKind::terminate())?;
+        let interrupt = signal(SignalKind::interrupt())?;
+        let hangup = reloads.then(|| signal(SignalKind::hangup())).transpose()?;
+        drop(context);
+        Ok(Self { runtime, terminate, interrupt, hangup })
+    }
+
+    /// SIGHUP, where it is caught.
+    async fn hung_up(hangup: &mut Option<Signal>) {
+        match hangup {
+            Some(hangup) => drop(hangup.recv().await),
+            None => std::future::pending().await,
+        }
+    }
+}
+
+impl Service {
+    /// Resolves, binds, and starts the workers. With a `source` SIGHUP reloads.
+    ///
+    /// # Errors
+    /// A target that does not resolve, an address that cannot be had, a thread that the
+    /// kernel refuses.
+    pub fn start(plan: Plan, source: Option<Source>) -> Result<Self, Error> {
+        // Before anybody can connect: a signal from then on is an orderly end.
+        let signals =
+            Signals::catch(source.is_some()).map_err(|source| Error::Signals { source })?;
+        let workers = plan.workers.max(1);
+        let graph = Arc::new(Graph::new(&plan, workers, None)?);
+        let room = Room::new(&plan, workers)?;
+        let (alive_sender, alive) = mpsc::channel(1);
+        let mut running = Running {
+            plan,
+            graph: Arc::clone(&graph),
+            room,
+            bound: HashMap::new(),
+            orders: Vec::new(),
+            threads: Vec::new(),
+            datagrams: HashMap::new(),
+            leaving: Vec::new(),
+            alive: alive_sender.downgrade(),
+            watch: None,
+        };
+        let sockets = running.bind(&graph, workers)?;
+        let (stage, _) = watch::channel(Stage::Running);
+        let sessions: Vec<_> =
+            (0..workers).map(|n| Arc::new(Sessions::new(n, workers))).collect();
+        if source.is_some() || graph.stream_listeners().next().is_some() {
+            running.start_workers(&sessions, &stage, alive_sender.clone())?;
+        }
+        running.deploy(graph, sockets, &alive_sender)?;
+        let context = signals.runtime.enter();
+        running.watch = Some(Watch::start(&running.graph.upstreams));
+        drop(context);
+        let running = Mutex::new(running);
+        let state = Arc::new(State { workers, source, sessions, stage, running });
+        Ok(Self { state, alive, signals })
+    }
+
+    /// Where it listens: the name of each relay and its addresses.
+    #[must_use]
+    pub fn listeners(&self) -> Vec<(String, SocketAddr)> {
+        let running = self.state.running();
+        let all = running.graph.stream_listeners().chain(running.graph.datagram_listeners());
+        all.map(|(key, binding)| {
+            let addr = running.bound.get(&key).copied().unwrap_or(key.address);
+            (binding.relay.plan.name.clone(), addr)
+        })
+        .collect()
+    }
+
+    /// Runs until SIGTERM or SIGINT; then accepts no more and lets running sessions end,
+    /// at most for the drain time. A second signal ends at once.
+    ///
+    /// # Errors
+    /// [`Error::WorkersFailed`] when none is left; each has logged why.
+    pub fn run(self) -> Result<(), Error> {
+        let Self { state, mut alive, signals } = self;
+        let Signals { runtime, mut terminate, mut interrupt, mut hangup } = signals;
+        runtime.block_on(async {
+            loop {
+                tokio::select! {
+                    _ = terminate.recv() => break,
+                    _ = interrupt.recv() => break,
+                    () = Signals::hung_up(&mut hangup) => state.reload_and_log(),
+                    _ = alive.recv() => return Err(Error::WorkersFailed),
+                }
+            }
+            tracing::info!("stopping: accepting no more, waiting for running sessions");
+            state.tell(Stage::Draining);
+            let drain_timeout = state.running().plan.drain_timeout;
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+                () = tokio::time::sleep(drain_timeout) => {}
+                _ = alive.recv() => {}
+            }
+            state.tell(Stage::Cut);
+            Ok(())
+        })?;
+        state.join();
+        state.log_counts();
+        Ok(())
+    }
+}
+
+impl State {
+    fn running(&self) -> MutexGuard<'_, Running> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self, stage: Stage) {
+        self.stage.send_replace(stage);
+        let running = self.running();
+        running.datagrams.values().chain(&running.leaving).for_each(|group| group.tell(stage));
+    }
+
+    /// As [`reload`](Self::reload); its outcome is in the log.
+    fn reload_and_log(&self) {
+        match self.reload() {
+            Ok(told) => tracing::info!("reloaded: {told}"),
+            Err(why) => tracing::error!("not reloaded, what runs goes on as it is: {why}"),
+        }
+    }
+
+    /// Takes a new plan from the source, all of it or nothing. Names are resolved, so it may
+    /// take a while; and it must be called in the control thread's runtime. The answer tells
+    /// what was done.
+    ///
+    /// # Errors
+    /// A text that says what is wrong; everything is then as it was.
+    pub(crate) fn reload(&self) -> Result<String, String> {
+        let source = self.source.as_ref().ok_or("there is no configuration file to read again")?;
+        let plan = source()?;
+        let mut running = self.running();
+        let text = |error: Error| error.to_string();
+        if let Some(why) = fixed(&running.plan, &plan) {
+            return Err(why);
+        }
+        let graph = Graph::new(&plan, self.workers, Some(&running.graph)).map_err(text)?;
+        let graph = Arc::new(graph);
+        let alive = running.alive.upgrade().ok_or("no worker is left")?;
+        let sockets = running.bind(&graph, self.workers).map_err(text)?;
+        let (new, gone) = (sockets.len(), running.gone(&graph));
+        running.deploy(graph, sockets, &alive).map_err(text)?;
+        running.watch = Some(Watch::start(&running.graph.upstreams));
+        let told = format!(
+            "{} relays, {} upstreams, {new} new listeners, {gone} gone",
+            plan.relays.len(),
+            plan.upstreams.len(),
+        );
+        running.plan = plan;
+        Ok(told)
+    }
+
+    /// Waits for all threads. A panic was printed by its own.
+    fn join(&self) {
+        let (threads, groups) = {
+            let mut running = self.running();
+            let threads = std::mem::take(&mut running.threads);
+            let mut groups: Vec<_> = running.leaving.drain(..).collect();
+            groups.extend(running.datagrams.drain().map(|(_, group)| group));
+            (threads, groups)
+        };
+        let ended: Vec<_> = threads.into_iter().map(JoinHandle::join).collect();
+        drop(ended);
+        groups.into_iter().for_each(udp::Group::join);
+    }
+
+    fn log_counts(&self) {
+        let running = self.running();
+        let sum = |count: fn(&crate::graph::Tally) -> &crate::graph::Count| -> u64 {
+            let tallies = running.graph.relays.iter().flat_map(|relay| &relay.counts.tallies);
+            tallies.map(|tally| count(tally).get()).sum()
+        };
+        let datagrams = running.graph.datagram_listeners().next().is_some();
+        tracing::info!(
+            accepted = sum(|tally| &tally.accepted),
+            refused = sum(|tally| &tally.refused),
+            evicted = datagrams.then(|| sum(|tally| &tally.evicted)),
+            dropped = datagrams.then(|| sum(|tally| &tally.dropped)),
+            "stopped"
+        );
+    }
+}
+
+/// What differs between two plans and a reload does not change.
+fn fixed(before: &Plan, now: &Plan) -> Option<String> {
+    let what = if before.workers != now.workers {
+        "workers"
+    } else if before.busy_poll != now.busy_poll {
+        "busy-poll-us"
+    } else if before.max_connections != now.max_connections {
+        "max-connections"
+    } else if before.control != now.control {
+        "control"
+    } else if before.admin != now.admin {
+        "admin"
+    } else if now.relays.iter().any(|relay| relay.upstream.is_none())
+        && before.relays.iter().all(|relay| relay.upstream.is_some())
+    {
+        "the built-in origin"
+    } else {
+        return None;
+    };
+    Some(format!("{what} cannot change while it runs: restart to change it"))
+}
+
+impl Running {
+    /// Sockets for the listeners of `graph` that are not there yet, each with its place in the
+    /// worker's number; all or none.
+    fn bind(&self, graph: &Graph, workers: usize) -> Result<Sockets, Error> {
+        let mut sockets = Sockets::default();
+        for (key, binding) in graph.stream_listeners() {
+            let congestion = binding.relay.plan.congestion.as_ref();
+            if let Some(congestion) = congestion {
+                congestion.check()?;
+            }
+            if self.bound.contains_key(&key) {
+                continue;
+            }
+            let group = listener::bind(key.address, workers, congestion)?;
+            sockets.add(key, group, Sort::Stream);
+        }
+        for (key, binding) in graph.datagram_listeners() {
+            if self.bound.contains_key(&key) {
+                continue;
+            }
+            let group = udp::bind(key.address, binding.relay.plan.engine, workers)?;
+            sockets.add(key, group, Sort::Datagram);
+        }
+        for (key, binding) in graph.stream_listeners().chain(graph.datagram_listeners()) {
+            let known = self.bound.get(&key).or_else(|| sockets.bound.get(&key));
+            if let (Some(addr), Some(upstream)) = (known, binding.relay.upstream()) {
+                refuse_self(upstream, *addr)?;
+            }
+        }
+        Ok(sockets)
+    }
+
+    /// How many listeners are not in `graph`.
+    fn gone(&self, graph: &Graph) -> usize {
+        let stay: Vec<ListenerKey> = graph
+            .stream_listeners()
+            .chain(graph.datagram_listeners())
+            .map(|(key, _)| key)
+            .collect();
+        self.bound.keys().filter(|key| !stay.contains(key)).count()
+    }
+
+    fn start_workers(
+        &mut self,
+        sessions: &[Arc<Sessions>],
+        stage: &watch::Sender<Stage>,
+        alive: mpsc::Sender<Infallible>,
+    ) -> Result<(), Error> {
+        let permits = usize::try_from(self.room.max_connections).unwrap_or(usize::MAX);
+        let shared = Arc::new(worker::shared(
+            self.plan.busy_poll,
+            permits.min(Semaphore::MAX_PERMITS),
+            usize::try_from(self.room.pipes_per_worker).unwrap_or(usize::MAX),
+        ));
+        let needs_origin = self.plan.relays.iter().any(|relay| relay.upstream.is_none());
+        for (number, sessions) in sessions.iter().enumerate() {
+            // Each worker serves an origin of its own, on its own thread, so that what
+            // the origin tells of a connection is up to date.
+            let origin = needs_origin
+                .then(|| origin().map(|(listener, addr)| (listener, Upstream::fixed(addr))))
+                .transpose()
+                .map_err(|source| Error::Origin { source })?;
+            let (sender, orders) = mpsc::unbounded_channel();
+            let (shared, sessions) = (Arc::clone(&shared), Arc::clone(sessions));
+            let stage = stage.subscribe();
+            let start = worker::Start { number, shared, sessions, origin, orders, stage };
+            let alive = alive.clone();
+            let work = move || {
+                if let Err(error) = worker::run(start) {
+                    tracing::error!(worker = number, %error, "worker failed");
+                }
+                drop(alive);
+            };
+            let thread = std::thread::Builder::new().name(format!("relay-{number}")).spawn(work);
+            self.threads.push(thread.map_err(|source| Error::Worker { worker: number, source })?);
+            self.orders.push(sender);
+        }
+        Ok(())
+    }
+
+    /// Everything is there: hands it out.
+    fn deploy(
+        &mut self,
+        graph: Arc<Graph>,
+        sockets: Sockets,
+        alive: &mpsc::Sender<Infallible>,
+    ) -> Result<(), Error> {
+        let Sockets { bound, streams, datagrams } = sockets;
+        let mut groups = HashMap::new();
+        for (key, sockets) in datagrams {
+            let Some((_, binding)) = graph.datagram_listeners().find(|(other, _)| *other == key)
+            else {
+                continue;
+            };
+            let busy_poll = self.plan.busy_poll;
+            let group = udp::Group::start(binding, sockets, &self.room, busy_poll, alive)?;
+            groups.insert(key, group);
+        }
+        // From here on nothing fails.
+        let mut streams = streams.into_iter();
+        for orders in &self.orders {
+            let bindings = graph.stream_listeners().collect();
+            // A worker that has failed has said so.
+            let _ = orders.send(Deployment { bindings, sockets: streams.next().unwrap_or_default() });
+        }
+        let mut staying: HashMap<_, _> = graph.datagram_listeners().collect();
+        for (key, group) in self.datagrams.drain() {
+            match staying.remove(&key) {
+                Some(binding) => {
+                    group.rebind(binding);
+                    groups.insert(key, group);
+                }
+                None => {
+                    group.tell(Stage::Draining);
+                    self.leaving.push(group);
+                }
+            }
+        }
+        self.leaving.retain(|group| !group.has_ended());
+        self.datagrams = groups;
+        self.bound.extend(bound);
+        let stay: Vec<ListenerKey> = graph
+            .stream_listeners()
+            .chain(graph.datagram_listeners())
+            .map(|(key, _)| key)
+            .collect();
+        self.bound.retain(|key, _| stay.contains(key));
+        self.graph = graph;
+        Ok(())
+    }
+}
+
+/// Listeners that have just been bound.
+#[derive(Default)]
+struct Sockets {
+    bound: HashMap<ListenerKey, SocketAddr>,
+    /// Those of each worker.
+    streams: Vec<Vec<(ListenerKey, Socket)>>,
+    datagrams: Vec<(ListenerKey, Vec<Socket>)>,
+}
+
+enum Sort {
+    Stream,
+    Datagram,
+}
+
+impl Sockets {
+    fn len(&self) -> usize {
+        self.bound.len()
+    }
+
+    fn add(&mut self, key: ListenerKey, group: Vec<Socket>, sort: Sort) {
+        self.bound.insert(key.clone(), bound(&group, key.address));
+        match sort {
+            Sort::Datagram => self.datagrams.push((key, group)),
+            Sort::Stream => {
+                self.streams.resize_with(group.len(), Vec::new);
+                for (worker, socket) in self.streams.iter_mut().zip(group) {
+                    worker.push((key.clone(), socket));
+                }
+            }
+        }
+    }
+}
+
+/// Where the first of them has been bound: all have the same address.
+fn bound(listeners: &[Socket], asked: SocketAddr) -> SocketAddr {
+    let first = listeners.first().and_then(|listener| listener.local_addr().ok());
+    first.and_then(|addr| addr.as_socket()).unwrap_or(asked)
+}
+
+fn refuse_self(upstream: &Upstream, addr: SocketAddr) -> Result<(), Error> {
+    match upstream.addrs().into_iter().find(|target| is_same(*target, addr)) {
+        Some(target) => Err(Error::SelfTarget { target, addr }),
+        None => Ok(()),
+    }
+}
+
+/// Whether connecting to `target` would reach what listens on `addr`.
+fn is_same(target: SocketAddr, addr: SocketAddr) -> bool {
+    target.port() == addr.port()
+        && (target.ip() == addr.ip()
+            // Only an address of this host can be bound.
+            || addr.ip().is_unspecified() && UdpSocket::bind((target.ip(), 0)).is_ok())
+}
+
+/// A listener on loopback for the built-in origin.
+fn origin() -> io::Result<(TcpListener, SocketAddr)> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    listener.set_nonblocking(true)?;
+    let addr = listener.local_addr()?;
+    Ok((listener, addr))
+}
