@@ -171,7 +171,7 @@ fn start(args: Args) -> Result<Relay, Error> {
     let workers = args.workers.map_or_else(cores, usize::from);
     let balance = match args.balance {
         Policy::RoundRobin => Balance::RoundRobin,
-        Policy::LeastConn => Balance::LeastConn,
+        Policy::LeastConn => Balance::LeastConnections,
         Policy::Random => Balance::Random,
         Policy::Source => Balance::Source,
     };

@@ -20,5 +20,6 @@ mod upstream;
 mod worker;
 
 pub use error::Error;
+pub use plan::Balance;
 pub use relay::{Config, Relay};
-pub use upstream::{Balance, Congestion, Target};
+pub use upstream::{Congestion, Target};

@@ -2,8 +2,9 @@
 
 use crate::budget::{self, Budget, Demand};
 use crate::error::Error;
+use crate::plan::{Balance, UpstreamPlan};
 use crate::udp::{self, Udp};
-use crate::upstream::{Balance, Congestion, Pool, Target};
+use crate::upstream::{Congestion, Target, Upstream};
 use crate::{listener, worker};
 use sosplice::Limits;
 use std::io;
@@ -135,7 +136,10 @@ impl Relay {
     pub fn start(config: Config) -> Result<Self, Error> {
         // Before anybody can connect: a signal from then on is an orderly end.
         let signals = Signals::catch().map_err(|source| Error::Signals { source })?;
-        let addrs = resolve(&config.targets)?;
+        let common = match config.targets.as_slice() {
+            [] => None,
+            targets => Some(upstream(targets, config.balance)?),
+        };
         if let Some(congestion) = &config.congestion {
             congestion.check()?;
         }
@@ -143,7 +147,9 @@ impl Relay {
         let budget = budget(&config, workers)?;
         let listeners = listener::bind(config.listen, workers, config.congestion.as_ref())?;
         let addr = bound(&listeners, config.listen);
-        refuse_self(&addrs, addr)?;
+        if let Some(upstream) = &common {
+            refuse_self(upstream, addr)?;
+        }
         let stats = Arc::new(Stats::default());
         let shared = Arc::new(Shared {
             limits: config.limits,
@@ -159,7 +165,6 @@ impl Relay {
             stats: Arc::clone(&stats),
         });
         let (stage, _) = watch::channel(Stage::Running);
-        let common = (!addrs.is_empty()).then(|| Arc::new(Pool::new(addrs, config.balance)));
         let mut relay = Self {
             addr,
             stats,
@@ -172,16 +177,16 @@ impl Relay {
         for (number, listener) in listeners.into_iter().enumerate() {
             // Each worker serves an origin of its own, on its own thread, so that what
             // the origin tells of a connection is up to date.
-            let (pool, origin) = match &common {
-                Some(pool) => (Arc::clone(pool), None),
+            let (upstream, origin) = match &common {
+                Some(upstream) => (Arc::clone(upstream), None),
                 None => {
                     let (listener, addr) = origin().map_err(|source| Error::Origin { source })?;
-                    (Arc::new(Pool::new(vec![vec![addr]], Balance::RoundRobin)), Some(listener))
+                    (upstream(&[addr.into()], Balance::RoundRobin)?, Some(listener))
                 }
             };
             let shared = Arc::clone(&shared);
             let stage = relay.stage.subscribe();
-            let run = move || worker::run(shared, pool, listener, origin, stage);
+            let run = move || worker::run(shared, upstream, listener, origin, stage);
             relay.spawn(number, move || run().map(|()| None))?;
         }
         Ok(relay)
@@ -193,7 +198,7 @@ impl Relay {
     /// As [`start`](Self::start).
     pub fn start_udp(config: Udp) -> Result<Self, Error> {
         let signals = Signals::catch().map_err(|source| Error::Signals { source })?;
-        let addrs = resolve(&config.targets)?;
+        let upstream = upstream(&config.targets, config.balance)?;
         let workers = config.workers.max(1);
         let demand = Demand {
             nofile: budget::raise_nofile().map_err(|source| Error::Limit { source })?,
@@ -207,7 +212,7 @@ impl Relay {
         let max_sessions = demand.budget()?.max_connections;
         let listeners = udp::bind(&config, workers)?;
         let addr = bound(&listeners, config.listen);
-        refuse_self(&addrs, addr)?;
+        refuse_self(&upstream, addr)?;
         let (stage, _) = watch::channel(Stage::Running);
         let bells = (0..workers)
             .map(|worker| {
@@ -215,11 +220,10 @@ impl Relay {
             })
             .collect::<Result<Vec<_>, _>>()?;
         let stats = Arc::new(Stats::default());
-        let pool = Pool::new(addrs, config.balance);
         let setup = udp::Setup::new(
             &config,
             max_sessions,
-            pool,
+            upstream,
             Arc::clone(&stats),
             stage.subscribe(),
             bells.clone(),
@@ -307,8 +311,8 @@ impl Relay {
     }
 }
 
-fn resolve(targets: &[Target]) -> Result<Vec<Vec<SocketAddr>>, Error> {
-    targets.iter().map(Target::resolve).collect()
+fn upstream(targets: &[Target], balance: Balance) -> Result<Arc<Upstream>, Error> {
+    Upstream::alone(UpstreamPlan::plain("default", targets, balance))
 }
 
 /// Where the first of them has been bound: all have the same address.
@@ -317,11 +321,13 @@ fn bound(listeners: &[socket2::Socket], asked: SocketAddr) -> SocketAddr {
     first.and_then(|addr| addr.as_socket()).unwrap_or(asked)
 }
 
-fn refuse_self(addrs: &[Vec<SocketAddr>], addr: SocketAddr) -> Result<(), Error> {
-    match addrs.iter().flatten().find(|target| is_same(**target, addr)) {
-        Some(&target) => Err(Error::SelfTarget { target, addr }),
-        None => Ok(()),
+fn refuse_self(upstream: &Upstream, addr: SocketAddr) -> Result<(), Error> {
+    for server in upstream.servers() {
+        if let Some(&target) = server.addrs().iter().find(|target| is_same(**target, addr)) {
+            return Err(Error::SelfTarget { target, addr });
+        }
     }
+    Ok(())
 }
 
 /// Whether connecting to `target` would reach what listens on `addr`.

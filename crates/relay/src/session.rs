@@ -1,7 +1,7 @@
 //! One connection, from accept to close: connect upstream, splice both ways, account.
 
 use crate::live::Entry;
-use crate::upstream::{Place, Unconnected};
+use crate::upstream::{Place, Tried, Unconnected};
 use crate::worker::Worker;
 use rustix::fd::OwnedFd;
 use sosplice::sys::{self, Kind};
@@ -72,17 +72,17 @@ pub(crate) async fn run(worker: Arc<Worker>, client: Accepted) {
 
 /// The first upstream that answers, in the order of the balance; none resets the
 /// client, for a FIN would look like an empty answer.
-async fn find_upstream<'w>(
-    worker: &'w Worker,
+async fn find_upstream(
+    worker: &Worker,
     client: &Registered,
     client_addr: SocketAddr,
     socket: Unconnected,
-) -> Option<(Registered, &'w SocketAddr, Place<'w>)> {
+) -> Option<(Registered, SocketAddr, Place)> {
     let mut last = None;
     let mut first = Some(socket);
-    for candidate in worker.pool.candidates(client_addr.ip()) {
-        let place = Place::take(candidate);
-        for addr in &candidate.addrs {
+    let mut tried = Tried::default();
+    while let Ok(place) = worker.upstream.place(client_addr.ip(), &mut tried).await {
+        for addr in place.server().addrs().iter() {
             let connecting = async {
                 let socket = first.take().map_or_else(|| Unconnected::new(*addr), Ok)?;
                 socket.connect(*addr, worker.shared.congestion.as_ref()).await
@@ -90,13 +90,17 @@ async fn find_upstream<'w>(
             let timed_out = |_| Err(io::Error::from(io::ErrorKind::TimedOut));
             let limit = worker.shared.connect_timeout;
             match tokio::time::timeout(limit, connecting).await.unwrap_or_else(timed_out) {
-                Ok(upstream) => return Some((upstream, addr, place)),
+                Ok(upstream) => {
+                    place.server().connected();
+                    return Some((upstream, *addr, place));
+                }
                 Err(error) => {
                     tracing::debug!(client = %client_addr, upstream = %addr, %error, "connect failed");
                     last = Some((*addr, error));
                 }
             }
         }
+        place.server().connect_failed();
     }
     let _ = sys::reset_on_close(client);
     worker.shared.stats.refused();
@@ -113,8 +117,8 @@ struct Session<'s> {
     client: &'s Registered,
     upstream: &'s Registered,
     client_addr: &'s SocketAddr,
-    upstream_addr: &'s SocketAddr,
-    _place: Place<'s>,
+    upstream_addr: SocketAddr,
+    _place: Place,
     began: Instant,
     live: Option<Box<Entry>>,
 }

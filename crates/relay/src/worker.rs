@@ -5,7 +5,7 @@ use crate::live::Registry;
 use crate::origin;
 use crate::relay::{Shared, Stage};
 use crate::session::{self, Accepted};
-use crate::upstream::Pool;
+use crate::upstream::{Unconnected, Upstream};
 use rustix::io::Errno;
 use socket2::Socket;
 use sosplice::store::{PIPE_BYTES, Store};
@@ -23,7 +23,7 @@ const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub(crate) struct Worker {
     pub(crate) shared: Arc<Shared>,
-    pub(crate) pool: Arc<Pool>,
+    pub(crate) upstream: Arc<Upstream>,
     /// Where sessions tell their counts; only with the built-in origin.
     pub(crate) registry: Option<Arc<Registry>>,
     sessions: AtomicUsize,
@@ -44,7 +44,7 @@ struct Spin {
 /// this worker then serves itself.
 pub(crate) fn run(
     shared: Arc<Shared>,
-    pool: Arc<Pool>,
+    upstream: Arc<Upstream>,
     listener: Socket,
     origin: Option<std::net::TcpListener>,
     stage: watch::Receiver<Stage>,
@@ -58,7 +58,7 @@ pub(crate) fn run(
     let worker = Arc::new(Worker {
         registry: origin.is_some().then(Arc::default),
         shared,
-        pool,
+        upstream,
         sessions: AtomicUsize::new(0),
         empty: Notify::new(),
         spin,
@@ -87,7 +87,7 @@ impl Worker {
         loop {
             // What the next session needs first, so that no client is accepted who could
             // not be served.
-            let ready = match self.pool.socket() {
+            let ready = match Unconnected::likely(self.upstream.socket_hint()) {
                 Ok(upstream) => tokio::select! {
                     biased;
                     _ = &mut stopping => return,

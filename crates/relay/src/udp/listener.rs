@@ -2,7 +2,8 @@
 
 use crate::error::Error;
 use crate::listener::bind_group;
-use crate::upstream::{Balance, Target};
+use crate::plan::Balance;
+use crate::upstream::Target;
 use socket2::{Domain, Protocol, Socket, Type};
 use sosplice::EngineChoice;
 use std::io;

@@ -5,7 +5,7 @@ use super::listener::Udp;
 use super::session::{Session, is_exhausted, is_refusal};
 use super::table::{Key, Table};
 use crate::relay::{Stage, Stats};
-use crate::upstream::Pool;
+use crate::upstream::Upstream;
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
@@ -73,7 +73,7 @@ impl Quota {
 /// What all workers of a UDP relay share.
 #[derive(Clone, Debug)]
 pub(crate) struct Setup {
-    pub(crate) pool: Arc<Pool>,
+    pub(crate) upstream: Arc<Upstream>,
     pub(crate) stats: Arc<Stats>,
     pub(crate) stage: watch::Receiver<Stage>,
     quota: Arc<Quota>,
@@ -86,14 +86,14 @@ impl Setup {
     pub(crate) fn new(
         config: &Udp,
         max_sessions: u64,
-        pool: Pool,
+        upstream: Arc<Upstream>,
         stats: Arc<Stats>,
         stage: watch::Receiver<Stage>,
         bells: Vec<Arc<Bell>>,
     ) -> Self {
         let (live, wanted) = (AtomicU64::new(0), AtomicU64::new(0));
         Self {
-            pool: Arc::new(pool),
+            upstream,
             stats,
             stage,
             quota: Arc::new(Quota { max: max_sessions, live, wanted, bells }),
@@ -130,12 +130,10 @@ pub(crate) fn run(setup: Setup, listener: Socket, bell: &Bell) -> io::Result<Soc
     let edges = epoll::EventFlags::IN | epoll::EventFlags::ET;
     epoll::add(&epoll, &listener, epoll::EventData::new_u64(LISTENER), edges)?;
     epoll::add(&epoll, &bell.0, epoll::EventData::new_u64(BELL), edges)?;
-    let pool = Arc::clone(&setup.pool);
     let mut worker = Worker {
         epoll,
         listener,
         bell,
-        pool: &pool,
         table: Table::new(),
         batch: Batch::new(),
         plan: Plan::default(),
@@ -156,13 +154,12 @@ pub(crate) fn run(setup: Setup, listener: Socket, bell: &Bell) -> io::Result<Soc
     Ok(worker.listener)
 }
 
-struct Worker<'p> {
+struct Worker<'b> {
     setup: Setup,
-    pool: &'p Pool,
     epoll: OwnedFd,
     listener: Socket,
-    bell: &'p Bell,
-    table: Table<Session<'p>>,
+    bell: &'b Bell,
+    table: Table<Session>,
     batch: Batch,
     plan: Plan,
     /// The messages of a batch by session: slot, and index in the batch.
@@ -192,7 +189,7 @@ struct Drops {
     told: Option<Instant>,
 }
 
-impl<'p> Worker<'p> {
+impl Worker<'_> {
     /// One turn of the loop; true when the worker has ended.
     fn turn(&mut self) -> io::Result<bool> {
         self.wait()?;
@@ -349,9 +346,9 @@ impl<'p> Worker<'p> {
 
     /// A session for a new client, in place of the least recently used one where nothing
     /// else is left.
-    fn make(&mut self, origin: &Origin) -> Option<Session<'p>> {
+    fn make(&mut self, origin: &Origin) -> Option<Session> {
         loop {
-            match Session::new(origin, self.pool, self.setup.engine, self.now) {
+            match Session::new(origin, &self.setup.upstream, self.setup.engine, self.now) {
                 Ok(session) => return Some(session),
                 Err(error) => {
                     self.complain(&error);
