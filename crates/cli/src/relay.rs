@@ -3,8 +3,8 @@
 use crate::log;
 use sosplice::EngineChoice;
 use sosplice_relay::plan::{
-    Balance, HttpPlan, ListenerPlan, Plan, Protocol, ProxyVersion, RelayPlan, ServerPlan, Timeouts,
-    UpstreamId, UpstreamPlan,
+    Balance, HttpPlan, ListenerPlan, Plan, Protocol, ProxyVersion, RelayPlan, Timeouts, UpstreamId,
+    UpstreamPlan,
 };
 use sosplice_relay::{Congestion, Error, Service, Target};
 use std::io::Write;
@@ -255,30 +255,16 @@ impl Args {
     }
 
     fn upstream(&self) -> Option<UpstreamPlan> {
-        let server = |target: &Target| ServerPlan {
-            name: target.to_string(),
-            target: target.clone(),
-            weight: 1,
-            is_backup: false,
-            max_connections: None,
+        let balance = match self.balance {
+            Policy::RoundRobin => Balance::RoundRobin,
+            Policy::LeastConn => Balance::LeastConnections,
+            Policy::TwoChoices => Balance::TwoChoices,
+            Policy::Random => Balance::Random,
+            Policy::Source => Balance::Source,
         };
-        let servers: Vec<_> = self.targets.iter().map(server).collect();
-        (!servers.is_empty()).then(|| UpstreamPlan {
-            name: "targets".to_owned(),
-            balance: match self.balance {
-                Policy::RoundRobin => Balance::RoundRobin,
-                Policy::LeastConn => Balance::LeastConnections,
-                Policy::TwoChoices => Balance::TwoChoices,
-                Policy::Random => Balance::Random,
-                Policy::Source => Balance::Source,
-            },
-            servers,
-            check: None,
-            resolve_interval: None,
-            queue_max: 0,
-            queue_timeout: Duration::ZERO,
-            idle_connections_max: IDLE_CONNECTIONS,
-        })
+        let plan = UpstreamPlan::plain("targets", &self.targets, balance);
+        (!self.targets.is_empty())
+            .then_some(UpstreamPlan { idle_connections_max: IDLE_CONNECTIONS, ..plan })
     }
 }
 

@@ -48,10 +48,8 @@ impl Graph {
         let relays = plan.relays.iter().map(|plan| {
             let same = |relay: &&Arc<Relay>| relay.plan.name == plan.name;
             let known = previous.and_then(|graph| graph.relays.iter().find(same));
-            let counts = known.map_or_else(
-                || Arc::new(Counts::new(workers)),
-                |relay| Arc::clone(&relay.counts),
-            );
+            let counts = known
+                .map_or_else(|| Arc::new(Counts::new(workers)), |relay| Arc::clone(&relay.counts));
             Arc::new(Relay { plan: Arc::clone(plan), upstreams: Arc::clone(&upstreams), counts })
         });
         Ok(Self { relays: relays.collect(), upstreams })

@@ -3,23 +3,26 @@
 //!
 //! A thread a core, each with its own listener (SO_REUSEPORT), runtime, timers and
 //! pipes; a connection lives and dies on its worker. To follow a byte, read
-//! [`relay`] (start and stop), `worker` (accept), `session` (connect, splice, account).
+//! [`service`] (start and stop), `worker` (accept), `session` (connect, splice, account).
 
 #![forbid(unsafe_code)]
 
 pub mod budget;
 mod error;
+mod graph;
 mod listener;
 mod live;
 pub mod origin;
 pub mod plan;
 mod proxy;
-pub mod relay;
+mod room;
+pub mod service;
 mod session;
-pub mod udp;
+mod udp;
 mod upstream;
 mod worker;
 
 pub use error::Error;
-pub use relay::{Config, Relay};
-pub use upstream::{Balance, Congestion, Target};
+pub use plan::Plan;
+pub use service::Service;
+pub use upstream::{Congestion, Target};

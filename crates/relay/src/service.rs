@@ -5,11 +5,11 @@
 //! reload refuses nobody.
 
 use crate::error::Error;
-use crate::graph::{Binding, Graph, ListenerKey};
+use crate::graph::{Graph, ListenerKey};
 use crate::live::Sessions;
-use crate::plan::{Plan, Protocol};
-use crate::room::{self, Room};
-use crate::upstream::{Upstream, Watch};
+use crate::plan::Plan;
+use crate::room::Room;
+use crate::upstream::{Upstream, Upstreams};
 use crate::worker::{self, Deployment};
 use crate::{listener, udp};
 use socket2::Socket;
@@ -141,8 +141,7 @@ impl Service {
         };
         let sockets = running.bind(&graph, workers)?;
         let (stage, _) = watch::channel(Stage::Running);
-        let sessions: Vec<_> =
-            (0..workers).map(|n| Arc::new(Sessions::new(n, workers))).collect();
+        let sessions: Vec<_> = (0..workers).map(|n| Arc::new(Sessions::new(n, workers))).collect();
         if source.is_some() || graph.stream_listeners().next().is_some() {
             running.start_workers(&sessions, &stage, alive_sender.clone())?;
         }
@@ -353,19 +352,21 @@ impl Running {
         alive: mpsc::Sender<Infallible>,
     ) -> Result<(), Error> {
         let permits = usize::try_from(self.room.max_connections).unwrap_or(usize::MAX);
-        let shared = Arc::new(worker::shared(
-            self.plan.busy_poll,
-            permits.min(Semaphore::MAX_PERMITS),
-            usize::try_from(self.room.pipes_per_worker).unwrap_or(usize::MAX),
-        ));
+        let shared = Arc::new(Shared {
+            busy_poll: self.plan.busy_poll,
+            permits: Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS))),
+            pipes_per_worker: usize::try_from(self.room.pipes_per_worker).unwrap_or(usize::MAX),
+        });
         let needs_origin = self.plan.relays.iter().any(|relay| relay.upstream.is_none());
         for (number, sessions) in sessions.iter().enumerate() {
             // Each worker serves an origin of its own, on its own thread, so that what
             // the origin tells of a connection is up to date.
             let origin = needs_origin
-                .then(|| origin().map(|(listener, addr)| (listener, Upstream::fixed(addr))))
-                .transpose()
-                .map_err(|source| Error::Origin { source })?;
+                .then(|| {
+                    let (listener, addr) = origin().map_err(|source| Error::Origin { source })?;
+                    Ok::<_, Error>((listener, Upstream::fixed(addr)?))
+                })
+                .transpose()?;
             let (sender, orders) = mpsc::unbounded_channel();
             let (shared, sessions) = (Arc::clone(&shared), Arc::clone(sessions));
             let stage = stage.subscribe();
@@ -407,7 +408,8 @@ impl Running {
         for orders in &self.orders {
             let bindings = graph.stream_listeners().collect();
             // A worker that has failed has said so.
-            let _ = orders.send(Deployment { bindings, sockets: streams.next().unwrap_or_default() });
+            let _ =
+                orders.send(Deployment { bindings, sockets: streams.next().unwrap_or_default() });
         }
         let mut staying: HashMap<_, _> = graph.datagram_listeners().collect();
         for (key, group) in self.datagrams.drain() {
@@ -431,8 +433,18 @@ impl Running {
             .map(|(key, _)| key)
             .collect();
         self.bound.retain(|key, _| stay.contains(key));
+        graph.upstreams.take_over(&self.graph.upstreams);
         self.graph = graph;
         Ok(())
+    }
+}
+
+/// Checks of health and of names; dropped, they end.
+struct Watch;
+
+impl Watch {
+    fn start(_upstreams: &Upstreams) -> Self {
+        Self
     }
 }
 
@@ -476,7 +488,8 @@ fn bound(listeners: &[Socket], asked: SocketAddr) -> SocketAddr {
 }
 
 fn refuse_self(upstream: &Upstream, addr: SocketAddr) -> Result<(), Error> {
-    match upstream.addrs().into_iter().find(|target| is_same(*target, addr)) {
+    let addrs = upstream.servers().iter().map(|server| server.addrs());
+    match addrs.flat_map(|addrs| addrs.to_vec()).find(|target| is_same(*target, addr)) {
         Some(target) => Err(Error::SelfTarget { target, addr }),
         None => Ok(()),
     }

@@ -13,11 +13,11 @@
 //! It does not wait for anybody: where a socket is full, datagrams are dropped and
 //! counted, as on any hop.
 
+mod group;
 mod listener;
 mod session;
 mod table;
 mod worker;
 
-pub use listener::Udp;
+pub(crate) use group::Group;
 pub(crate) use listener::bind;
-pub(crate) use worker::{Bell, Setup, run};

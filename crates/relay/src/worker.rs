@@ -292,8 +292,7 @@ impl Worker {
         tokio::spawn(async move {
             // Counted out when the task ends in whatever way.
             let _present = Present { worker: &worker, _permits: permits };
-            let entered =
-                worker.sessions.enter(Arc::clone(&client.binding.relay), client.addr);
+            let entered = worker.sessions.enter(Arc::clone(&client.binding.relay), client.addr);
             // Made in place: an argument would keep a second room for it.
             let mut session = pin!(session::run(&worker, &entered.live, client));
             poll_fn(|cx| {

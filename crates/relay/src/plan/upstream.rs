@@ -24,6 +24,39 @@ pub struct UpstreamPlan {
     pub idle_connections_max: usize,
 }
 
+impl UpstreamPlan {
+    /// Servers at `targets`, all alike, neither watched nor limited.
+    #[must_use]
+    pub fn plain(name: &str, targets: &[Target], balance: Balance) -> Self {
+        let name_of = |index: usize, target: &Target| match targets
+            .iter()
+            .take(index)
+            .filter(|other| *other == target)
+            .count()
+        {
+            0 => target.to_string(),
+            earlier => format!("{target}#{}", earlier + 1),
+        };
+        let server = |(index, target): (usize, &Target)| ServerPlan {
+            name: name_of(index, target),
+            target: target.clone(),
+            weight: 1,
+            is_backup: false,
+            max_connections: None,
+        };
+        Self {
+            name: name.to_owned(),
+            balance,
+            servers: targets.iter().enumerate().map(server).collect(),
+            check: None,
+            resolve_interval: None,
+            queue_max: 0,
+            queue_timeout: Duration::ZERO,
+            idle_connections_max: 0,
+        }
+    }
+}
+
 /// One of an upstream's servers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerPlan {

@@ -1,45 +1,23 @@
-//! What a UDP relay is to do, and the sockets that it listens on.
+//! The sockets that a UDP relay listens on.
 
 use crate::error::Error;
 use crate::listener::bind_group;
-use crate::upstream::{Balance, Target};
 use socket2::{Domain, Protocol, Socket, Type};
 use sosplice::EngineChoice;
 use std::io;
 use std::net::SocketAddr;
-use std::time::Duration;
-
-/// What a UDP relay is to do.
-#[derive(Clone, Debug)]
-pub struct Udp {
-    /// Where to listen. Port 0 lets the kernel choose one.
-    pub listen: SocketAddr,
-    /// Where sessions go, at least one.
-    pub targets: Vec<Target>,
-    /// How to choose among the targets; a session keeps its own.
-    pub balance: Balance,
-    /// A session ends when no datagram came either way for so long.
-    pub idle: Duration,
-    /// Sessions at a time; a further one takes the place of the least recently used. None
-    /// for as many as the limit on descriptors allows.
-    pub max_sessions: Option<u64>,
-    /// How long running sessions may go on after the first SIGTERM.
-    pub drain_timeout: Duration,
-    /// How long a worker keeps looking for datagrams before it sleeps.
-    pub busy_poll: Duration,
-    /// `Auto` for batches, `Copy` for a call a datagram.
-    pub engine: EngineChoice,
-    /// Threads, each with a listening socket of its own.
-    pub workers: usize,
-}
 
 /// Asked for each listening socket, in bytes: what a worker may find when it comes back
 /// from another one's burst.
 const LISTENER_BUFFER_BYTES: i32 = 4 << 20;
 
 /// The listening sockets of a UDP relay, one a worker.
-pub(crate) fn bind(config: &Udp, workers: usize) -> Result<Vec<Socket>, Error> {
-    bind_group(config.listen, workers, |addr, shared| socket(addr, shared, config.engine))
+pub(crate) fn bind(
+    addr: SocketAddr,
+    engine: EngineChoice,
+    workers: usize,
+) -> Result<Vec<Socket>, Error> {
+    bind_group(addr, workers, |addr, shared| socket(addr, shared, engine))
 }
 
 fn socket(addr: SocketAddr, shared: bool, engine: EngineChoice) -> io::Result<Socket> {

@@ -1,7 +1,8 @@
 //! One session: a client, its upstream, and the socket between the relay and that one.
 
 use super::listener::prepare;
-use crate::upstream::{Place, Pool, family};
+use crate::graph::Binding;
+use crate::upstream::{Place, Tried, family};
 use crate::worker;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
@@ -16,12 +17,12 @@ use std::time::Instant;
 const SESSION_BUFFER_BYTES: i32 = 1 << 20;
 
 /// A client's session.
-pub(super) struct Session<'p> {
+pub(super) struct Session {
     pub(super) socket: OwnedFd,
     /// Where answers go.
     pub(super) client: Destination,
-    upstream: &'p SocketAddr,
-    place: Place<'p>,
+    upstream: SocketAddr,
+    place: Place,
     began: Instant,
     /// The last datagram either way.
     pub(super) used: Instant,
@@ -111,31 +112,28 @@ pub(super) fn is_refusal(error: &io::Error) -> bool {
     )
 }
 
-impl<'p> Session<'p> {
+impl Session {
     /// Makes its socket and connects it: to the upstream that the balance chooses, but
     /// not to one that has just refused while there is another.
     ///
     /// # Errors
-    /// No descriptor or no port left; no route to any upstream.
-    pub(super) fn new(
-        origin: &Origin,
-        pool: &'p Pool,
-        engine: EngineChoice,
-        now: Instant,
-    ) -> io::Result<Self> {
-        let mut last = io::Error::from(Errno::NETUNREACH);
-        let candidates = || pool.candidates(origin.from.ip().to_canonical());
-        let (healthy, refusing): (Vec<_>, Vec<_>) =
-            candidates().partition(|upstream| !upstream.has_just_refused());
-        for candidate in healthy.into_iter().chain(refusing) {
-            for addr in &candidate.addrs {
+    /// No descriptor or no port left; no server to be had, or no route to any.
+    pub(super) fn new(origin: &Origin, binding: &Binding, now: Instant) -> io::Result<Self> {
+        let mut last = io::Error::other("every server is down, disabled or full");
+        let client = origin.from.ip().to_canonical();
+        let mut tried = Tried::default();
+        let engine = binding.relay.plan.engine;
+        // A UDP relay has one: there is no built-in origin for datagrams.
+        let upstream = binding.relay.upstream();
+        while let Some(place) = upstream.and_then(|upstream| upstream.pick(client, &mut tried)) {
+            for addr in place.server().addrs().iter() {
                 match connected(*addr, engine) {
                     Ok(socket) => {
                         return Ok(Self {
                             socket,
                             client: Destination { addr: origin.from, from: origin.to },
-                            upstream: addr,
-                            place: Place::take(candidate),
+                            upstream: *addr,
+                            place,
                             began: now,
                             used: now,
                             queued: false,
@@ -168,7 +166,7 @@ impl<'p> Session<'p> {
     /// The upstream's host has answered by ICMP that nobody takes the datagrams. The
     /// session goes on: the upstream may come back.
     pub(super) fn refused(&self) {
-        self.place.upstream().refused();
+        self.place.server().connect_failed();
         tracing::debug!(client = %self.client_name(), upstream = %self.upstream, "upstream refused");
     }
 
@@ -190,6 +188,7 @@ impl<'p> Session<'p> {
         let (up, down) = (self.up.carried, self.down.carried);
         let mut both = up;
         both += down;
+        self.place.server().carried(up.total(), down.total());
         tracing::info!(
             client = %self.client_name(),
             upstream = %self.upstream,

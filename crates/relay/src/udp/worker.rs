@@ -1,11 +1,10 @@
 //! One worker: a thread, an epoll, a listening socket, and the sessions of the clients
 //! that the kernel has given it.
 
-use super::listener::Udp;
 use super::session::{Session, is_exhausted, is_refusal};
 use super::table::{Key, Table};
-use crate::relay::{Stage, Stats};
-use crate::upstream::Pool;
+use crate::graph::{Binding, Tally};
+use crate::service::Stage;
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
@@ -22,7 +21,7 @@ use tokio::sync::watch;
 
 /// Wakes a worker: the stage has changed, or another worker needs room.
 #[derive(Debug)]
-pub(crate) struct Bell(OwnedFd);
+pub(super) struct Bell(OwnedFd);
 
 impl Bell {
     pub(crate) fn new() -> io::Result<Self> {
@@ -41,7 +40,7 @@ impl Bell {
 
 /// The sessions that all workers may have together.
 #[derive(Debug)]
-pub(crate) struct Quota {
+pub(super) struct Quota {
     max: u64,
     live: AtomicU64,
     /// Workers without a session that want one, while all are taken.
@@ -50,6 +49,10 @@ pub(crate) struct Quota {
 }
 
 impl Quota {
+    pub(super) fn new(max: u64, bells: Vec<Arc<Bell>>) -> Self {
+        Self { max, live: AtomicU64::new(0), wanted: AtomicU64::new(0), bells }
+    }
+
     fn take(&self) -> bool {
         let more = |live| (live < self.max).then_some(live + 1);
         self.live.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
@@ -70,38 +73,21 @@ impl Quota {
     }
 }
 
-/// What all workers of a UDP relay share.
+/// What all workers of a group share.
 #[derive(Clone, Debug)]
-pub(crate) struct Setup {
-    pub(crate) pool: Arc<Pool>,
-    pub(crate) stats: Arc<Stats>,
-    pub(crate) stage: watch::Receiver<Stage>,
-    quota: Arc<Quota>,
-    idle: Duration,
-    busy_poll: Duration,
-    engine: sosplice::EngineChoice,
+pub(super) struct Setup {
+    /// Of this worker, in the relay's tallies.
+    pub(super) number: usize,
+    pub(super) live: watch::Receiver<Live>,
+    pub(super) quota: Arc<Quota>,
+    pub(super) busy_poll: Duration,
 }
 
-impl Setup {
-    pub(crate) fn new(
-        config: &Udp,
-        max_sessions: u64,
-        pool: Pool,
-        stats: Arc<Stats>,
-        stage: watch::Receiver<Stage>,
-        bells: Vec<Arc<Bell>>,
-    ) -> Self {
-        let (live, wanted) = (AtomicU64::new(0), AtomicU64::new(0));
-        Self {
-            pool: Arc::new(pool),
-            stats,
-            stage,
-            quota: Arc::new(Quota { max: max_sessions, live, wanted, bells }),
-            idle: config.idle,
-            busy_poll: config.busy_poll,
-            engine: config.engine,
-        }
-    }
+/// What changes while a group runs; a bell tells of it.
+#[derive(Clone, Debug)]
+pub(super) struct Live {
+    pub(super) stage: Stage,
+    pub(super) binding: Arc<Binding>,
 }
 
 /// The tokens that are no slots.
@@ -117,6 +103,8 @@ const LARGE_BYTES: usize = 16 * 1024;
 const FEW_MESSAGES_MAX: usize = 8;
 /// While the relay stops, a session that is silent for so long has ended.
 const DRAIN_SILENCE: Duration = Duration::from_secs(1);
+/// Of a session, where none was set.
+const IDLE: Duration = Duration::from_secs(60);
 /// Between two log lines of the same complaint.
 const COMPLAIN_PAUSE: Duration = Duration::from_secs(1);
 /// epoll_wait is asked for no longer than this, so that no deadline overflows it.
@@ -125,17 +113,16 @@ const SLEEP_MAX: Duration = Duration::from_secs(3600);
 /// Runs until the relay stops. The listening socket is handed back: closed while others
 /// still serve their sessions, it would leave the SO_REUSEPORT group, and the kernel would
 /// give some of their clients to workers that do not know them.
-pub(crate) fn run(setup: Setup, listener: Socket, bell: &Bell) -> io::Result<Socket> {
+pub(super) fn run(mut setup: Setup, listener: Socket, bell: &Bell) -> io::Result<Socket> {
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     let edges = epoll::EventFlags::IN | epoll::EventFlags::ET;
     epoll::add(&epoll, &listener, epoll::EventData::new_u64(LISTENER), edges)?;
     epoll::add(&epoll, &bell.0, epoll::EventData::new_u64(BELL), edges)?;
-    let pool = Arc::clone(&setup.pool);
+    let Live { stage, binding } = setup.live.borrow_and_update().clone();
     let mut worker = Worker {
         epoll,
         listener,
         bell,
-        pool: &pool,
         table: Table::new(),
         batch: Batch::new(),
         plan: Plan::default(),
@@ -149,20 +136,20 @@ pub(crate) fn run(setup: Setup, listener: Socket, bell: &Bell) -> io::Result<Soc
         moved: Instant::now(),
         drops: Drops::default(),
         exhausted: None,
-        stage: Stage::Running,
+        stage,
+        binding,
         setup,
     };
     while !worker.turn()? {}
     Ok(worker.listener)
 }
 
-struct Worker<'p> {
+struct Worker<'b> {
     setup: Setup,
-    pool: &'p Pool,
     epoll: OwnedFd,
     listener: Socket,
-    bell: &'p Bell,
-    table: Table<Session<'p>>,
+    bell: &'b Bell,
+    table: Table<Session>,
     batch: Batch,
     plan: Plan,
     /// The messages of a batch by session: slot, and index in the batch.
@@ -181,6 +168,7 @@ struct Worker<'p> {
     /// When it was last said that nothing is left to make a session from.
     exhausted: Option<Instant>,
     stage: Stage,
+    binding: Arc<Binding>,
 }
 
 /// What the kernel has dropped before the listening socket.
@@ -192,7 +180,7 @@ struct Drops {
     told: Option<Instant>,
 }
 
-impl<'p> Worker<'p> {
+impl Worker<'_> {
     /// One turn of the loop; true when the worker has ended.
     fn turn(&mut self) -> io::Result<bool> {
         self.wait()?;
@@ -249,9 +237,18 @@ impl<'p> Worker<'p> {
     /// A session that is silent for so long ends.
     fn silence(&self) -> Duration {
         match self.stage {
-            Stage::Running => self.setup.idle,
-            _ => self.setup.idle.min(DRAIN_SILENCE),
+            Stage::Running => self.idle(),
+            _ => self.idle().min(DRAIN_SILENCE),
         }
+    }
+
+    /// A session has no other end than silence.
+    fn idle(&self) -> Duration {
+        self.binding.relay.plan.timeouts.idle.unwrap_or(IDLE)
+    }
+
+    fn tally(&self) -> &Tally {
+        &self.binding.relay.counts.tallies[self.setup.number]
     }
 
     fn queue(&mut self, slot: u32) {
@@ -264,7 +261,9 @@ impl<'p> Worker<'p> {
 
     fn answer_bell(&mut self) {
         self.bell.heard();
-        self.stage = *self.setup.stage.borrow();
+        let Live { stage, binding } = self.setup.live.borrow_and_update().clone();
+        self.stage = stage;
+        self.binding = binding;
         if self.stage == Stage::Cut {
             while let Some((slot, _)) = self.table.oldest() {
                 self.end(slot, "cut");
@@ -304,7 +303,7 @@ impl<'p> Worker<'p> {
                 None => {
                     last = None;
                     let lost = self.batch.messages()[index].datagrams();
-                    self.setup.stats.dropped(lost as u64);
+                    self.tally().dropped.add(lost as u64);
                 }
             }
         }
@@ -343,20 +342,20 @@ impl<'p> Worker<'p> {
             self.setup.quota.give();
             return None;
         }
-        self.setup.stats.accepted();
+        self.tally().accepted.add(1);
         Some(self.table.insert(key, session))
     }
 
     /// A session for a new client, in place of the least recently used one where nothing
     /// else is left.
-    fn make(&mut self, origin: &Origin) -> Option<Session<'p>> {
+    fn make(&mut self, origin: &Origin) -> Option<Session> {
         loop {
-            match Session::new(origin, self.pool, self.setup.engine, self.now) {
+            match Session::new(origin, &self.binding, self.now) {
                 Ok(session) => return Some(session),
                 Err(error) => {
                     self.complain(&error);
                     if !is_exhausted(&error) || self.table.len() == 0 {
-                        self.setup.stats.refused();
+                        self.tally().refused.add(1);
                         return None;
                     }
                     self.evict();
@@ -377,7 +376,7 @@ impl<'p> Worker<'p> {
         // It may be one that datagrams of this batch go to.
         self.send_assigned();
         if let Some((slot, _)) = self.table.oldest() {
-            self.setup.stats.evicted();
+            self.tally().evicted.add(1);
             self.end(slot, "evicted");
         }
     }
@@ -454,7 +453,7 @@ impl<'p> Worker<'p> {
         let new = u64::from(dropped.wrapping_sub(self.drops.seen));
         self.drops.seen = dropped;
         self.drops.untold += new;
-        self.setup.stats.dropped(new);
+        self.tally().dropped.add(new);
         let pause = self.drops.told.is_some_and(|when| self.now - when < COMPLAIN_PAUSE);
         if self.drops.untold > 0 && !pause {
             self.drops.told = Some(self.now);
@@ -480,7 +479,7 @@ impl<'p> Worker<'p> {
     fn end(&mut self, slot: u32, cause: &str) {
         if let Some(session) = self.table.remove(slot) {
             session.account(cause);
-            self.setup.stats.dropped(session.dropped());
+            self.tally().dropped.add(session.dropped());
             self.setup.quota.give();
         }
     }

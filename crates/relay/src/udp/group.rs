@@ -1,0 +1,90 @@
+//! The workers of one listening address: started together, told together, and ended together.
+
+use super::worker::{self, Bell, Live, Quota, Setup};
+use crate::error::Error;
+use crate::graph::Binding;
+use crate::room::Room;
+use crate::service::Stage;
+use socket2::Socket;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+
+/// Running workers.
+#[derive(Debug)]
+pub(crate) struct Group {
+    live: watch::Sender<Live>,
+    bells: Vec<Arc<Bell>>,
+    /// Each hands its socket back in the end; see [`worker::run`].
+    threads: Vec<JoinHandle<Option<Socket>>>,
+}
+
+impl Group {
+    /// Starts a worker for each of `sockets`, which are bound to one address. Each holds `alive`
+    /// while it runs.
+    ///
+    /// # Errors
+    /// A thread or a descriptor that the kernel refuses.
+    pub(crate) fn start(
+        binding: Binding,
+        sockets: Vec<Socket>,
+        room: &Room,
+        busy_poll: Duration,
+        alive: &mpsc::Sender<Infallible>,
+    ) -> Result<Self, Error> {
+        let bells = (0..sockets.len())
+            .map(|worker| {
+                Bell::new().map(Arc::new).map_err(|source| Error::Worker { worker, source })
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        let max_sessions = room.sessions(&binding.relay.plan);
+        let quota = Arc::new(Quota::new(max_sessions, bells.clone()));
+        let live = Live { stage: Stage::Running, binding: Arc::new(binding) };
+        let mut group = Self { live: watch::channel(live).0, bells, threads: Vec::new() };
+        for (number, socket) in sockets.into_iter().enumerate() {
+            let (live, quota) = (group.live.subscribe(), Arc::clone(&quota));
+            let setup = Setup { number, live, quota, busy_poll };
+            let (bell, alive) = (Arc::clone(&group.bells[number]), alive.clone());
+            let work = move || {
+                let ended = worker::run(setup, socket, &bell);
+                drop(alive);
+                ended
+                    .map_err(|error| tracing::error!(worker = number, %error, "worker failed"))
+                    .ok()
+            };
+            let thread = std::thread::Builder::new().name(format!("relay-{number}")).spawn(work);
+            group.threads.push(thread.map_err(|source| Error::Worker { worker: number, source })?);
+        }
+        Ok(group)
+    }
+
+    /// A reload: what new sessions go by, and how long running ones may be silent.
+    pub(crate) fn rebind(&self, binding: Binding) {
+        self.live.send_modify(|live| live.binding = Arc::new(binding));
+        self.ring();
+    }
+
+    /// How far the service, or this group, has come towards its end.
+    pub(crate) fn tell(&self, stage: Stage) {
+        self.live.send_modify(|live| live.stage = stage);
+        self.ring();
+    }
+
+    fn ring(&self) {
+        self.bells.iter().for_each(|bell| bell.ring());
+    }
+
+    /// No worker is left.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.threads.iter().all(JoinHandle::is_finished)
+    }
+
+    /// Waits for the workers. A panic was printed by its own thread.
+    pub(crate) fn join(self) {
+        let sockets: Vec<_> = self.threads.into_iter().map(JoinHandle::join).collect();
+        // Only now: see [`worker::run`].
+        drop(sockets);
+    }
+}
