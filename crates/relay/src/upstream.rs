@@ -6,6 +6,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use sosplice::sys::Kind;
 use sosplice::tokio::Registered;
+use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
@@ -38,6 +39,13 @@ impl FromStr for Target {
             ));
         }
         Ok(Self(text.to_owned()))
+    }
+}
+
+/// As it was given.
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
     }
 }
 
