@@ -3,6 +3,7 @@
 #![deny(unsafe_code)]
 
 mod bench;
+mod check;
 mod doctor;
 mod generate;
 mod local;
@@ -21,6 +22,8 @@ use std::process::ExitCode;
 enum Command {
     /// Relay TCP connections to one or more targets
     Relay(relay::Args),
+    /// Say whether a configuration file is right, and what is not
+    Check(check::Args),
     Run(run::Args),
     Local(local::Args),
     /// Measure this relay against its peers, side by side in one run
@@ -38,6 +41,7 @@ fn main() -> ExitCode {
     };
     match command {
         Command::Relay(args) => relay::run(args),
+        Command::Check(args) => check::run(args),
         Command::Run(args) => run::run(args),
         Command::Local(args) => local::run(args),
         Command::Bench(args) => bench::run(args),

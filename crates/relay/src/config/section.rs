@@ -211,7 +211,7 @@ impl<'a> Section<'a> {
             let place =
                 Place { at: name.span().start, key: inner.path(&short(name.get_ref().as_ref())) };
             let said = Said { value: name.get_ref().to_string(), place: place.clone() };
-            for mut value in inner.list(name.get_ref(), |value| text(value)).unwrap_or_default() {
+            for mut value in inner.list(name.get_ref(), text).unwrap_or_default() {
                 value.place.key.clone_from(&place.key);
                 pairs.push((said.clone(), value));
             }
