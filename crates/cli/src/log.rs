@@ -46,6 +46,14 @@ impl Flags {
             Level::Info => tracing::Level::INFO,
             Level::Debug => tracing::Level::DEBUG,
         };
+        Log::start(level, self.json)
+    }
+}
+
+impl Log {
+    /// From here on events are logged, as long as the result lives.
+    #[must_use]
+    pub fn start(level: tracing::Level, json: bool) -> Self {
         let (lines, log_end) = Lines::new();
         let log = tracing_subscriber::fmt()
             .with_max_level(level)
@@ -55,12 +63,12 @@ impl Flags {
             .with_target(false)
             .with_ansi(std::io::stderr().is_terminal())
             .with_writer(lines.clone());
-        if self.json {
+        if json {
             log.json().flatten_event(true).init();
         } else {
             log.init();
         }
-        Log { lines, end: log_end }
+        Self { lines, end: log_end }
     }
 }
 

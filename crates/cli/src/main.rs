@@ -3,12 +3,14 @@
 #![deny(unsafe_code)]
 
 mod bench;
+mod check;
 mod doctor;
 mod generate;
 mod local;
 mod log;
 mod relay;
 mod run;
+mod serve;
 
 use clap::Parser;
 use clap::error::ErrorKind;
@@ -21,6 +23,10 @@ use std::process::ExitCode;
 enum Command {
     /// Relay TCP connections to one or more targets
     Relay(relay::Args),
+    /// Say whether a configuration file is right, and what is not
+    Check(check::Args),
+    /// Relay as a configuration file says: TCP, UDP and HTTP/1.1, any number of relays
+    Serve(serve::Args),
     Run(run::Args),
     Local(local::Args),
     /// Measure this relay against its peers, side by side in one run
@@ -38,6 +44,8 @@ fn main() -> ExitCode {
     };
     match command {
         Command::Relay(args) => relay::run(args),
+        Command::Check(args) => check::run(args),
+        Command::Serve(args) => serve::run(args),
         Command::Run(args) => run::run(args),
         Command::Local(args) => local::run(args),
         Command::Bench(args) => bench::run(args),

@@ -2,13 +2,14 @@
 
 use crate::log;
 use sosplice::EngineChoice;
+use sosplice_relay::config::spelling;
 use sosplice_relay::plan::{
-    Balance, HttpPlan, ListenerPlan, Plan, Protocol, ProxyVersion, RelayPlan, Timeouts, UpstreamId,
-    UpstreamPlan,
+    Balance, HttpPlan, ListenerPlan, LogPlan, Plan, Protocol, ProxyVersion, RelayPlan, Timeouts,
+    UpstreamId, UpstreamPlan,
 };
 use sosplice_relay::{Congestion, Error, Service, Target};
 use std::io::Write;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +24,7 @@ const IDLE_CONNECTIONS: usize = 32;
 #[derive(clap::Args)]
 pub struct Args {
     /// Where to listen: ADDRESS:PORT, or :PORT for every address; port 0 for any
-    #[arg(value_parser = listen)]
+    #[arg(value_parser = spelling::listen)]
     listen: SocketAddr,
 
     /// Where to go: HOST:PORT, one or more; none for a built-in origin to try it with
@@ -57,7 +58,7 @@ pub struct Args {
     connect_timeout: Duration,
 
     /// After SIGTERM let running connections go on for at most so long
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = time)]
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = spelling::time)]
     drain_timeout: Duration,
 
     /// What carries the bytes: auto lets each flow decide, pipe is splice(2), copy a buffer (with
@@ -128,41 +129,19 @@ enum Version {
     V2,
 }
 
-fn listen(text: &str) -> Result<SocketAddr, String> {
-    if let Some(port) = text.strip_prefix(':')
-        && !port.contains(':')
-    {
-        let port = port.parse().map_err(|_| format!("'{port}' is not a port (0 to 65535)"))?;
-        // Both families where there are two.
-        let any: IpAddr = if UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).is_ok() {
-            Ipv6Addr::UNSPECIFIED.into()
-        } else {
-            Ipv4Addr::UNSPECIFIED.into()
-        };
-        return Ok(SocketAddr::new(any, port));
-    }
-    text.parse().map_err(|_| "not ADDRESS:PORT (as 127.0.0.1:8080, [::1]:8080 or :8080)".to_owned())
-}
-
+/// A limit on bytes, which zero would not be.
 fn bytes(text: &str) -> Result<u64, String> {
-    let wrong = || "not a number of bytes (as 1000, 10MB, 1GiB)".to_owned();
-    match text.parse::<bytesize::ByteSize>().map_err(|_| wrong())?.as_u64() {
+    match spelling::bytes(text)? {
         0 => {
             Err("0 would end every connection at once: leave the flag out for no limit".to_owned())
         }
-        // What is larger than the type comes out as its end.
-        u64::MAX if text != u64::MAX.to_string() => Err(wrong()),
         bytes => Ok(bytes),
     }
 }
 
-fn time(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text).map_err(|_| "not a time (as 500ms, 90s, 5m)".to_owned())
-}
-
 /// A limit on time, which zero would not be.
 fn time_limit(text: &str) -> Result<Duration, String> {
-    match time(text)? {
+    match spelling::time(text)? {
         Duration::ZERO => Err("0 would end every connection at once".to_owned()),
         time => Ok(time),
     }
@@ -249,6 +228,7 @@ impl Args {
             max_connections: self.max_connections,
             admin: None,
             control: None,
+            log: LogPlan::default(),
             relays: vec![Arc::new(relay)],
             upstreams,
         }

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod budget;
+pub mod config;
 mod error;
 mod graph;
 mod listener;

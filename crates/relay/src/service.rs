@@ -30,6 +30,8 @@ pub(crate) struct Shared {
     pub(crate) busy_poll: Duration,
     pub(crate) permits: Arc<Semaphore>,
     pub(crate) pipes_per_worker: usize,
+    /// Whether each session and request gets a line in the log.
+    pub(crate) logs_access: bool,
 }
 
 /// How far the service has come towards its end.
@@ -293,6 +295,8 @@ fn fixed(before: &Plan, now: &Plan) -> Option<String> {
         "control"
     } else if before.admin != now.admin {
         "admin"
+    } else if before.log != now.log {
+        "log"
     } else if now.relays.iter().any(|relay| relay.upstream.is_none())
         && before.relays.iter().all(|relay| relay.upstream.is_some())
     {
@@ -356,6 +360,7 @@ impl Running {
             busy_poll: self.plan.busy_poll,
             permits: Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS))),
             pipes_per_worker: usize::try_from(self.room.pipes_per_worker).unwrap_or(usize::MAX),
+            logs_access: self.plan.log.access,
         });
         let needs_origin = self.plan.relays.iter().any(|relay| relay.upstream.is_none());
         for (number, sessions) in sessions.iter().enumerate() {

@@ -267,6 +267,9 @@ impl Session<'_> {
         self.place.server().carried(up.total(), down.total());
         // Counted: who asks for both is not to count them twice.
         self.live.store((Carried::default(), Carried::default()));
+        if !self.worker.shared.logs_access {
+            return;
+        }
         let mut carried = up;
         carried += down;
         tracing::info!(

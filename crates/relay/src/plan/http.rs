@@ -4,7 +4,7 @@ use super::UpstreamId;
 use ipnet::IpNet;
 
 /// What an HTTP relay does beside relaying.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct HttpPlan {
     /// In order; the first that matches and decides wins. Edits of those that match and pass
     /// without deciding are made as well.
@@ -24,7 +24,7 @@ impl Default for HttpPlan {
 }
 
 /// What is done with the requests that it matches.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Rule {
     /// Unique in its relay, for its counter; `rule-N` if it was given no name, N from 1.
     pub name: String,
@@ -39,7 +39,7 @@ pub struct Rule {
 }
 
 /// One thing that is asked of a request, or that must not hold.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Condition {
     /// What is asked.
     pub test: Match,
@@ -48,7 +48,7 @@ pub struct Condition {
 }
 
 /// What a rule asks.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Match {
     /// The host is one of these; a leading `*.` stands for one or more labels. Lower case, no port.
     Host(Vec<String>),

@@ -6,9 +6,11 @@
 //! whoever holds a plan need not look anything up that could be missing.
 
 mod http;
+mod log;
 mod upstream;
 
 pub use http::{Action, Condition, Field, HeaderEdit, HttpPlan, Match, PathMatch, Rule, SetOrAdd};
+pub use log::{LogFormat, LogLevel, LogPlan};
 pub use upstream::{Balance, Check, CheckKind, ServerPlan, Statuses, UpstreamPlan};
 
 use crate::upstream::Congestion;
@@ -20,7 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// All that one process is to do.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
     /// Threads, each with listeners of its own. Not changed by a reload.
     pub workers: usize,
@@ -36,10 +38,17 @@ pub struct Plan {
     pub admin: Option<SocketAddr>,
     /// The unix socket of `sosplice ctl`; None for none.
     pub control: Option<PathBuf>,
+    /// What is logged. Not changed by a reload.
+    pub log: LogPlan,
     /// At least one.
     pub relays: Vec<Arc<RelayPlan>>,
     /// Those that a relay or a rule names, and any others.
     pub upstreams: Vec<Arc<UpstreamPlan>>,
+}
+
+impl Plan {
+    /// [`drain_timeout`](Self::drain_timeout) where nothing else is said.
+    pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 }
 
 /// A place in [`Plan::upstreams`].
@@ -47,7 +56,7 @@ pub struct Plan {
 pub struct UpstreamId(pub usize);
 
 /// Listeners, and where their clients go.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct RelayPlan {
     /// Unique among the relays. Letters, digits, `-`, `_` and `.`.
     pub name: String,
@@ -73,8 +82,28 @@ pub struct RelayPlan {
     pub congestion: Option<Congestion>,
 }
 
+impl RelayPlan {
+    /// With the default of everything else.
+    #[must_use]
+    pub fn new(name: String, protocol: Protocol, listeners: Vec<ListenerPlan>) -> Self {
+        Self {
+            name,
+            timeouts: Timeouts::of(&protocol),
+            protocol,
+            listeners,
+            upstream: None,
+            max_connections: None,
+            max_per_client: None,
+            send_proxy: None,
+            max_bytes: None,
+            engine: EngineChoice::default(),
+            congestion: None,
+        }
+    }
+}
+
 /// What a relay speaks.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Protocol {
     /// Bytes.
     Tcp,
@@ -121,6 +150,22 @@ pub struct Timeouts {
     pub head: Duration,
     /// Between two requests on a client's connection, and of an unused one to an upstream.
     pub keep_alive: Duration,
+}
+
+impl Timeouts {
+    /// Of datagrams and of HTTP: such a session has no other end, or waits for a server that
+    /// may have forgotten it.
+    pub const IDLE: Duration = Duration::from_secs(60);
+
+    /// The defaults for a protocol.
+    #[must_use]
+    pub fn of(protocol: &Protocol) -> Self {
+        let idle = match protocol {
+            Protocol::Tcp => None,
+            Protocol::Udp { .. } | Protocol::Http(_) => Some(Self::IDLE),
+        };
+        Self { idle, ..Self::default() }
+    }
 }
 
 impl Default for Timeouts {

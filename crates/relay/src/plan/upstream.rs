@@ -4,7 +4,7 @@ use crate::upstream::Target;
 use std::time::Duration;
 
 /// Servers that can stand for each other.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct UpstreamPlan {
     /// Unique among the upstreams. Letters, digits, `-`, `_` and `.`.
     pub name: String,
@@ -25,7 +25,7 @@ pub struct UpstreamPlan {
 }
 
 impl UpstreamPlan {
-    /// Servers at `targets`, all alike, neither watched nor limited.
+    /// Servers at `targets`, all alike, neither watched nor limited; nobody waits in a queue.
     #[must_use]
     pub fn plain(name: &str, targets: &[Target], balance: Balance) -> Self {
         let name_of = |index: usize, target: &Target| match targets
@@ -44,15 +44,29 @@ impl UpstreamPlan {
             is_backup: false,
             max_connections: None,
         };
+        let servers = targets.iter().enumerate().map(server).collect();
+        Self { balance, queue_max: 0, ..Self::new(name.to_owned(), servers) }
+    }
+
+    /// [`queue_max`](Self::queue_max) where nothing else is said.
+    pub const QUEUE_MAX: usize = 1024;
+    /// [`queue_timeout`](Self::queue_timeout) where nothing else is said.
+    pub const QUEUE_TIMEOUT: Duration = Duration::from_secs(5);
+    /// [`idle_connections_max`](Self::idle_connections_max) where nothing else is said.
+    pub const IDLE_CONNECTIONS_MAX: usize = 32;
+
+    /// With the default of everything else.
+    #[must_use]
+    pub fn new(name: String, servers: Vec<ServerPlan>) -> Self {
         Self {
-            name: name.to_owned(),
-            balance,
-            servers: targets.iter().enumerate().map(server).collect(),
+            name,
+            balance: Balance::default(),
+            servers,
             check: None,
             resolve_interval: None,
-            queue_max: 0,
-            queue_timeout: Duration::ZERO,
-            idle_connections_max: 0,
+            queue_max: Self::QUEUE_MAX,
+            queue_timeout: Self::QUEUE_TIMEOUT,
+            idle_connections_max: Self::IDLE_CONNECTIONS_MAX,
         }
     }
 }
@@ -71,6 +85,15 @@ pub struct ServerPlan {
     pub is_backup: bool,
     /// Sessions (HTTP: requests) at a time; None for no limit.
     pub max_connections: Option<u64>,
+}
+
+impl ServerPlan {
+    /// With the default of everything else.
+    #[must_use]
+    pub fn new(target: Target) -> Self {
+        let name = target.to_string();
+        Self { name, target, weight: 1, is_backup: false, max_connections: None }
+    }
 }
 
 /// How a server is chosen for a session.
@@ -105,6 +128,20 @@ pub struct Check {
     pub rise: u32,
     /// Failed ones that bring it down.
     pub fall: u32,
+}
+
+impl Check {
+    /// [`interval`](Self::interval) where nothing else is said.
+    pub const INTERVAL: Duration = Duration::from_secs(5);
+    /// The [`jitter`](Self::jitter) is this part of the interval where nothing else is said: enough
+    /// that the servers of a restarted service are not asked in step for long.
+    pub const JITTER_PART: u32 = 10;
+    /// [`timeout`](Self::timeout) where nothing else is said.
+    pub const TIMEOUT: Duration = Duration::from_secs(2);
+    /// [`rise`](Self::rise) where nothing else is said.
+    pub const RISE: u32 = 2;
+    /// [`fall`](Self::fall) where nothing else is said.
+    pub const FALL: u32 = 3;
 }
 
 /// What a check asks of a server.
