@@ -236,13 +236,13 @@ impl Upstream {
                 Some(Standing { readiness: Readiness::Full, .. }) => return Choice::Full,
                 Some(best) => best,
             };
-            let candidates = self
-                .servers
-                .iter()
-                .enumerate()
-                .filter(|(_, server)| server.standing(tried) == Some(best))
-                .map(|(index, server)| server.candidate(index));
-            let chosen = self.chooser.choose(candidates, client, fastrand_below);
+            let candidates = self.servers.iter().enumerate().filter_map(|(index, server)| {
+                let standing = server.standing(tried)?;
+                // Neither is a turn of a full server made up for, nor of a backup.
+                (standing.is_backup == best.is_backup && standing.readiness != Readiness::Full)
+                    .then(|| server.candidate(index, standing == best))
+            });
+            let chosen = self.chooser.choose(candidates, client, |n| fastrand::u64(..n));
             // What has changed since the first look is looked at again.
             let Some(server) = chosen.and_then(|index| self.servers.get(index)) else { continue };
             let turn = self.turn.fetch_add(1, Ordering::Relaxed) + 1;
@@ -251,10 +251,6 @@ impl Upstream {
             }
         }
     }
-}
-
-fn fastrand_below(n: u64) -> u64 {
-    fastrand::u64(..n)
 }
 
 /// The servers that a reload may keep, and the numbers that are taken.

@@ -271,8 +271,9 @@ impl Server {
         Some(Standing { is_backup: self.plan.is_backup, readiness })
     }
 
-    pub(super) fn candidate(&self, index: usize) -> Candidate {
+    pub(super) fn candidate(&self, index: usize, is_eligible: bool) -> Candidate {
         Candidate {
+            is_eligible,
             index,
             weight: self.plan.weight,
             sessions: self.sessions(),
