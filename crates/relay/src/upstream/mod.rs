@@ -26,12 +26,16 @@ mod place;
 mod queue;
 mod resolve;
 mod server;
+mod snapshot;
 mod target;
 
 pub use connect::Congestion;
 pub(crate) use connect::{Unconnected, family, set_options};
+pub(crate) use health::{Watch, watch};
 pub(crate) use place::{NoPlace, Place, Tried};
-pub(crate) use server::{Admin, Server};
+pub use server::Admin;
+pub(crate) use server::Server;
+pub use snapshot::{CheckSnapshot, Health, ServerSnapshot};
 pub use target::Target;
 
 use crate::error::Error;
@@ -147,7 +151,7 @@ impl Upstream {
             };
             let server = Arc::new(Server::new(server.clone(), plan.check.is_some(), state));
             if is_known {
-                resolve::refresh(&server, resolver(server.target()));
+                resolve::Name::new(Arc::clone(&server)).note(resolver(server.target()));
             }
             servers.push(server);
         }
@@ -172,6 +176,11 @@ impl Upstream {
 
     pub(crate) fn servers(&self) -> &[Arc<Server>] {
         &self.servers
+    }
+
+    /// By its name.
+    pub(crate) fn server(&self, name: &str) -> Option<&Arc<Server>> {
+        self.servers.iter().find(|server| server.name() == name)
     }
 
     /// Sessions that wait for a place.

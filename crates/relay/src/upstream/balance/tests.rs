@@ -1,5 +1,7 @@
 //! Each policy by its distribution. Chance comes from a generator with a fixed seed.
 
+#![allow(clippy::unwrap_used)]
+
 use super::*;
 use proptest::prelude::*;
 use std::net::Ipv4Addr;
