@@ -9,7 +9,7 @@ use crate::graph::{Graph, ListenerKey};
 use crate::live::Sessions;
 use crate::plan::Plan;
 use crate::room::Room;
-use crate::upstream::{Upstream, Upstreams};
+use crate::upstream::{self, Upstream, Watch};
 use crate::worker::{self, Deployment};
 use crate::{listener, udp};
 use socket2::Socket;
@@ -149,7 +149,7 @@ impl Service {
         }
         running.deploy(graph, sockets, &alive_sender)?;
         let context = signals.runtime.enter();
-        running.watch = Some(Watch::start(&running.graph.upstreams));
+        running.watch = Some(upstream::watch(&running.graph.upstreams));
         drop(context);
         let running = Mutex::new(running);
         let state = Arc::new(State { workers, source, sessions, stage, running });
@@ -242,7 +242,7 @@ impl State {
         let sockets = running.bind(&graph, self.workers).map_err(text)?;
         let (new, gone) = (sockets.len(), running.gone(&graph));
         running.deploy(graph, sockets, &alive).map_err(text)?;
-        running.watch = Some(Watch::start(&running.graph.upstreams));
+        running.watch = Some(upstream::watch(&running.graph.upstreams));
         let told = format!(
             "{} relays, {} upstreams, {new} new listeners, {gone} gone",
             plan.relays.len(),
@@ -441,15 +441,6 @@ impl Running {
         graph.upstreams.take_over(&self.graph.upstreams);
         self.graph = graph;
         Ok(())
-    }
-}
-
-/// Checks of health and of names; dropped, they end.
-struct Watch;
-
-impl Watch {
-    fn start(_upstreams: &Upstreams) -> Self {
-        Self
     }
 }
 

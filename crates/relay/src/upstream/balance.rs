@@ -13,9 +13,11 @@ use crate::plan::Balance;
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 
-/// A server that may be chosen.
+/// A server that a session could go to.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Candidate {
+    /// It may be chosen. The others are passed over for a moment, and lose no turn by it.
+    pub(super) is_eligible: bool,
     /// Its place among the upstream's servers.
     pub(super) index: usize,
     /// 1 to 1000.
@@ -51,7 +53,7 @@ impl Chooser {
         }
     }
 
-    /// The index of the one to take; None only where there is no candidate. `below(n)` is a random
+    /// The index of the one to take; None only where none is eligible. `below(n)` is a random
     /// number less than n.
     pub(super) fn choose(
         &self,
@@ -59,15 +61,16 @@ impl Chooser {
         client: IpAddr,
         below: impl FnMut(u64) -> u64,
     ) -> Option<usize> {
+        let eligible = |candidate: &Candidate| candidate.is_eligible;
         match self {
             Self::RoundRobin(credit) => {
                 let mut credit = credit.lock().unwrap_or_else(PoisonError::into_inner);
                 round_robin(candidates, &mut credit)
             }
-            Self::LeastConnections => least_connections(candidates),
-            Self::TwoChoices => two_choices(candidates, below),
-            Self::Random => random(candidates, below),
-            Self::Source => source(candidates, client),
+            Self::LeastConnections => least_connections(candidates.filter(eligible)),
+            Self::TwoChoices => two_choices(candidates.filter(eligible), below),
+            Self::Random => random(candidates.filter(eligible), below),
+            Self::Source => source(candidates.filter(eligible), client),
         }
     }
 }
@@ -81,12 +84,15 @@ fn round_robin(candidates: impl Iterator<Item = Candidate>, credit: &mut [i64]) 
         let credit = credit.get_mut(candidate.index)?;
         *credit += i64::from(candidate.weight);
         total += i64::from(candidate.weight);
-        if best.is_none_or(|(_, most)| *credit > most) {
+        if candidate.is_eligible && best.is_none_or(|(_, most)| *credit > most) {
             best = Some((candidate.index, *credit));
         }
     }
     let (index, _) = best?;
     credit[index] -= total;
+    // While every server is eligible this changes nothing. One that is passed over gets its turn later,
+    // but not all that it missed at once.
+    credit.iter_mut().for_each(|credit| *credit = (*credit).clamp(-total, total));
     Some(index)
 }
 
@@ -195,3 +201,6 @@ fn mix(x: u64) -> u64 {
     let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     x ^ (x >> 31)
 }
+
+#[cfg(test)]
+mod tests;

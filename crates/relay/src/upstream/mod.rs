@@ -26,12 +26,16 @@ mod place;
 mod queue;
 mod resolve;
 mod server;
+mod snapshot;
 mod target;
 
 pub use connect::Congestion;
 pub(crate) use connect::{Unconnected, family, set_options};
+pub(crate) use health::{Watch, watch};
 pub(crate) use place::{NoPlace, Place, Tried};
-pub(crate) use server::{Admin, Server};
+pub use server::Admin;
+pub(crate) use server::Server;
+pub use snapshot::{CheckSnapshot, Health, ServerSnapshot};
 pub use target::Target;
 
 use crate::error::Error;
@@ -147,7 +151,7 @@ impl Upstream {
             };
             let server = Arc::new(Server::new(server.clone(), plan.check.is_some(), state));
             if is_known {
-                resolve::refresh(&server, resolver(server.target()));
+                resolve::Name::new(Arc::clone(&server)).note(resolver(server.target()));
             }
             servers.push(server);
         }
@@ -181,6 +185,11 @@ impl Upstream {
 
     pub(crate) fn servers(&self) -> &[Arc<Server>] {
         &self.servers
+    }
+
+    /// By its name.
+    pub(crate) fn server(&self, name: &str) -> Option<&Arc<Server>> {
+        self.servers.iter().find(|server| server.name() == name)
     }
 
     /// Sessions that wait for a place.
@@ -245,13 +254,13 @@ impl Upstream {
                 Some(Standing { readiness: Readiness::Full, .. }) => return Choice::Full,
                 Some(best) => best,
             };
-            let candidates = self
-                .servers
-                .iter()
-                .enumerate()
-                .filter(|(_, server)| server.standing(tried) == Some(best))
-                .map(|(index, server)| server.candidate(index));
-            let chosen = self.chooser.choose(candidates, client, fastrand_below);
+            let candidates = self.servers.iter().enumerate().filter_map(|(index, server)| {
+                let standing = server.standing(tried)?;
+                // Neither is a turn of a full server made up for, nor of a backup.
+                (standing.is_backup == best.is_backup && standing.readiness != Readiness::Full)
+                    .then(|| server.candidate(index, standing == best))
+            });
+            let chosen = self.chooser.choose(candidates, client, |n| fastrand::u64(..n));
             // What has changed since the first look is looked at again.
             let Some(server) = chosen.and_then(|index| self.servers.get(index)) else { continue };
             let turn = self.turn.fetch_add(1, Ordering::Relaxed) + 1;
@@ -260,10 +269,6 @@ impl Upstream {
             }
         }
     }
-}
-
-fn fastrand_below(n: u64) -> u64 {
-    fastrand::u64(..n)
 }
 
 /// The servers that a reload may keep, and the numbers that are taken.

@@ -30,7 +30,8 @@ static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
 /// What the administrator has said about a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Admin {
+pub enum Admin {
+    /// May have sessions.
     Enabled,
     /// No new sessions.
     Disabled,
@@ -149,14 +150,23 @@ impl Server {
         Arc::clone(&lock(&self.state.addrs))
     }
 
-    /// Whether they are others than before.
+    /// Whether they are others than before. Another order is not: resolvers turn their answers.
     pub(super) fn set_addrs(&self, addrs: Vec<SocketAddr>) -> bool {
         let mut current = lock(&self.state.addrs);
-        let changed = **current != *addrs;
+        let sorted = |addrs: &[SocketAddr]| {
+            let mut sorted = addrs.to_vec();
+            sorted.sort_unstable();
+            sorted
+        };
+        let changed = !addrs.is_empty() && sorted(&current) != sorted(&addrs);
         if changed {
             *current = addrs.into();
         }
         changed
+    }
+
+    pub(super) fn is_checked(&self) -> bool {
+        self.is_checked
     }
 
     pub(crate) fn is_up(&self) -> bool {
@@ -271,8 +281,9 @@ impl Server {
         Some(Standing { is_backup: self.plan.is_backup, readiness })
     }
 
-    pub(super) fn candidate(&self, index: usize) -> Candidate {
+    pub(super) fn candidate(&self, index: usize, is_eligible: bool) -> Candidate {
         Candidate {
+            is_eligible,
             index,
             weight: self.plan.weight,
             sessions: self.sessions(),

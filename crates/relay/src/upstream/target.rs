@@ -60,7 +60,13 @@ impl Target {
 
     /// Its addresses, at least one, in the resolver's order. Blocks.
     pub(super) fn lookup(&self) -> io::Result<Vec<SocketAddr>> {
-        let addrs: Vec<_> = self.0.to_socket_addrs()?.collect();
+        let mut addrs: Vec<SocketAddr> = Vec::new();
+        for addr in self.0.to_socket_addrs()? {
+            // The hosts file may have one twice.
+            if !addrs.contains(&addr) {
+                addrs.push(addr);
+            }
+        }
         if addrs.is_empty() {
             return Err(io::Error::other("the name has no address"));
         }
