@@ -9,6 +9,7 @@
 
 pub mod budget;
 pub mod config;
+mod dial;
 mod error;
 mod graph;
 mod listener;

@@ -1,5 +1,6 @@
 //! One connection, from accept to close: who is it, connect upstream, splice both ways, account.
 
+use crate::dial::{self, Failed, Peer};
 use crate::graph::{Binding, Clients, OneOfClient};
 use crate::live::{Entry, Live};
 use crate::plan::Protocol;
@@ -47,7 +48,7 @@ pub(crate) async fn run(worker: &Arc<Worker>, live: &Arc<Live>, client: Accepted
     let refused = |cause: &dyn Display| {
         let _ = sys::reset_on_close(&client);
         worker.tally(&binding).refused.add(1);
-        tracing::warn!(relay = name(&binding), client = %live.client(), %cause, "connection refused");
+        tracing::warn!(relay = binding.relay.plan.told_name(), client = %live.client(), %cause, "connection refused");
     };
     let local = match told {
         Ok(told) => told.map(|told| told.local),
@@ -92,11 +93,6 @@ async fn proxied(
 fn one_of_client(binding: &Binding, client: SocketAddr) -> Result<Option<OneOfClient>, ()> {
     let Some(max) = binding.relay.plan.max_per_client else { return Ok(None) };
     Clients::enter(&binding.relay.counts, client.ip(), max).map(Some).ok_or(())
-}
-
-/// The relay's name, where it was given one.
-fn name(binding: &Binding) -> Option<&str> {
-    Some(&*binding.relay.plan.name).filter(|name| !name.is_empty())
 }
 
 /// Bytes, both ways. `local` is what the client was connected to, where a PROXY header told.
@@ -171,41 +167,23 @@ async fn find_upstream(
             Ok(place) => place,
             Err(why) => break why,
         };
-        let header = plan.send_proxy.map(|version| {
-            let local = local.or_else(|| local_addr(client)).unwrap_or(client_addr);
-            proxy::header(version, client_addr, local)
-        });
-        let server = Arc::clone(place.server());
-        for addr in server.addrs().iter() {
-            let connecting = async {
-                let socket = first.take().map_or_else(|| Unconnected::new(*addr), Ok)?;
-                let upstream = socket.connect(*addr, plan.congestion.as_ref()).await?;
-                header.as_ref().map_or(Ok(()), |header| proxy::send(&upstream, header))?;
-                Ok(upstream)
-            };
-            let timed_out = |_| Err(io::Error::from(io::ErrorKind::TimedOut));
-            let limit = plan.timeouts.connect;
-            match tokio::time::timeout(limit, connecting).await.unwrap_or_else(timed_out) {
-                Ok(upstream) => {
-                    server.connected();
-                    return Some(Joined { upstream, addr: *addr, place });
-                }
-                Err(error) => {
-                    tracing::debug!(relay = name(binding), client = %client_addr, upstream = %addr, %error, "connect failed");
-                    last = Some((*addr, error));
-                }
-            }
+        let peer = Peer {
+            client: client_addr,
+            local: local.or_else(|| local_addr(client)).unwrap_or(client_addr),
+        };
+        match dial::connect(plan, place.server(), peer, &mut first).await {
+            Ok((upstream, addr)) => return Some(Joined { upstream, addr, place }),
+            Err(failed) => last = Some(failed),
         }
-        server.connect_failed();
     };
     let _ = sys::reset_on_close(client);
     worker.tally(binding).refused.add(1);
     match last {
-        Some((upstream, error)) => {
-            tracing::warn!(relay = name(binding), client = %client_addr, %upstream, %error, cause = "no-upstream", "connection refused");
+        Some(Failed { addr: upstream, error }) => {
+            tracing::warn!(relay = plan.told_name(), client = %client_addr, %upstream, %error, cause = "no-upstream", "connection refused");
         }
         None => {
-            tracing::warn!(relay = name(binding), client = %client_addr, error = %why, cause = "no-upstream", "connection refused");
+            tracing::warn!(relay = plan.told_name(), client = %client_addr, error = %why, cause = "no-upstream", "connection refused");
         }
     }
     None
@@ -273,7 +251,7 @@ impl Session<'_> {
         let mut carried = up;
         carried += down;
         tracing::info!(
-            relay = name(self.binding),
+            relay = self.binding.relay.plan.told_name(),
             client = %self.live.client(),
             upstream = %self.live.upstream().unwrap_or_else(|| self.live.client()),
             up = up.total(),

@@ -17,8 +17,8 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc, watch};
@@ -70,29 +70,29 @@ struct Spin {
     moved: Notify,
 }
 
-/// A listener's relay as it is now; None once the listener is to go.
+/// A listener's relay as it is now; None once the listener is to go, or the service stops.
 #[derive(Debug)]
-pub(crate) struct Slot(Mutex<Option<Arc<Binding>>>);
+pub(crate) struct Slot(watch::Sender<Option<Arc<Binding>>>);
 
 impl Slot {
     fn new(binding: Binding) -> Self {
-        Self(Mutex::new(Some(Arc::new(binding))))
+        Self(watch::Sender::new(Some(Arc::new(binding))))
     }
 
     /// Asked at each accept, and by HTTP before each request.
     pub(crate) fn binding(&self) -> Option<Arc<Binding>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.borrow().clone()
+    }
+
+    /// Done once the listener is to go.
+    pub(crate) async fn gone(&self) {
+        // The sender is here, so that it cannot be gone.
+        let _ = self.0.subscribe().wait_for(Option::is_none).await;
     }
 
     fn set(&self, binding: Option<Binding>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = binding.map(Arc::new);
+        self.0.send_replace(binding.map(Arc::new));
     }
-}
-
-/// A listener that is served.
-struct Listening {
-    slot: Arc<Slot>,
-    gone: Arc<Notify>,
 }
 
 /// Runs until the service stops.
@@ -151,42 +151,36 @@ impl Worker {
                 tracing::error!(worker = self.number, %error, "cannot listen");
             }
         }
-        for (_, Listening { slot, gone }) in listening {
-            slot.set(None);
-            gone.notify_one();
-        }
+        listening.values().for_each(|slot| slot.set(None));
     }
 
     fn deploy(
         self: &Arc<Self>,
-        listening: &mut HashMap<ListenerKey, Listening>,
+        listening: &mut HashMap<ListenerKey, Arc<Slot>>,
         deployment: Deployment,
     ) -> io::Result<()> {
         let Deployment { bindings, sockets } = deployment;
         let mut bindings: HashMap<_, _> = bindings.into_iter().collect();
-        listening.retain(|key, Listening { slot, gone }| {
+        listening.retain(|key, slot| {
             let binding = bindings.remove(key);
             let stays = binding.is_some();
             slot.set(binding);
-            if !stays {
-                gone.notify_one();
-            }
             stays
         });
         for (key, socket) in sockets {
             let Some(binding) = bindings.remove(&key) else { continue };
             let listener = Listener::new(socket)?;
-            let (slot, gone) = (Arc::new(Slot::new(binding)), Arc::new(Notify::new()));
-            listening.insert(key, Listening { slot: Arc::clone(&slot), gone: Arc::clone(&gone) });
+            let slot = Arc::new(Slot::new(binding));
+            listening.insert(key, Arc::clone(&slot));
             let worker = Arc::clone(self);
-            tokio::spawn(async move { worker.accept(listener, slot, &gone).await });
+            tokio::spawn(async move { worker.accept(listener, slot).await });
         }
         Ok(())
     }
 
     /// Accepts until the listener is to go.
-    async fn accept(self: &Arc<Self>, listener: Listener, slot: Arc<Slot>, gone: &Notify) {
-        let mut gone = pin!(gone.notified());
+    async fn accept(self: &Arc<Self>, listener: Listener, slot: Arc<Slot>) {
+        let mut gone = pin!(slot.gone());
         let mut exhausted = false;
         while let Some(binding) = slot.binding() {
             // What the next session needs first, so that no client is accepted who could

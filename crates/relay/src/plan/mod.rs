@@ -102,6 +102,14 @@ impl RelayPlan {
     }
 }
 
+impl RelayPlan {
+    /// The name, if it was given one: that of `sosplice relay` has none.
+    #[must_use]
+    pub fn told_name(&self) -> Option<&str> {
+        Some(&*self.name).filter(|name| !name.is_empty())
+    }
+}
+
 /// What a relay speaks.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Protocol {
