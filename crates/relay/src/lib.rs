@@ -9,6 +9,7 @@
 
 pub mod budget;
 mod error;
+pub mod http;
 mod listener;
 mod live;
 pub mod origin;
