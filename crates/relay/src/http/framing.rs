@@ -114,7 +114,7 @@ fn decimal(text: &[u8]) -> Option<u64> {
 }
 
 /// The items of a comma-separated list in all fields of that name, empty ones left out.
-pub(super) fn items<'v>(value: &'v [u8]) -> impl Iterator<Item = &'v [u8]> {
+pub(super) fn items(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|item| !item.is_empty())
 }
 

@@ -48,7 +48,6 @@ pub(super) struct Request<'h, 'b> {
 /// An answer that was understood.
 #[derive(Debug)]
 pub(super) struct Response<'h, 'b> {
-    pub(super) version: Version,
     pub(super) status: u16,
     pub(super) reason: &'b str,
     pub(super) framing: Framing,
@@ -136,7 +135,6 @@ pub(super) fn response<'h, 'b>(
     }
     let fields: &[Header<'_>] = head.headers;
     Ok(Response {
-        version,
         status,
         reason: head.reason.unwrap_or(""),
         framing: framing(fields, version)?,

@@ -151,7 +151,7 @@ pub(super) fn answer(
     out: &mut Vec<u8>,
     status: u16,
     location: Option<&str>,
-    body: &str,
+    body: &[&str],
     persistence: Persistence,
     is_head: bool,
 ) {
@@ -160,14 +160,15 @@ pub(super) fn answer(
     if let Some(location) = location {
         put(out, &[b"Location: ", location.as_bytes(), b"\r\n"]);
     }
-    if !body.is_empty() {
+    let body_len: usize = body.iter().map(|part| part.len()).sum();
+    if body_len > 0 {
         out.extend_from_slice(b"Content-Type: text/plain; charset=utf-8\r\n");
     }
-    text(out, format_args!("Content-Length: {}\r\n", body.len()));
+    text(out, format_args!("Content-Length: {body_len}\r\n"));
     out.extend_from_slice(persistence.field());
     out.extend_from_slice(b"\r\n");
     if !is_head {
-        out.extend_from_slice(body.as_bytes());
+        body.iter().for_each(|part| out.extend_from_slice(part.as_bytes()));
     }
 }
 

@@ -155,12 +155,12 @@ fn a_redirect_stays_on_its_host() {
 #[test]
 fn an_answer_of_our_own() {
     let mut out = Vec::new();
-    answer(&mut out, 502, None, "no\n", Persistence::Close, false);
+    answer(&mut out, 502, None, &["no", "\n"], Persistence::Close, false);
     assert_eq!(
         String::from_utf8_lossy(&out),
         "HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 3\r\nConnection: close\r\n\r\nno\n"
     );
-    answer(&mut out, 301, Some("/x"), "", Persistence::Silent, true);
+    answer(&mut out, 301, Some("/x"), &[], Persistence::Silent, true);
     assert_eq!(
         String::from_utf8_lossy(&out),
         "HTTP/1.1 301 Moved Permanently\r\nLocation: /x\r\nContent-Length: 0\r\n\r\n"
