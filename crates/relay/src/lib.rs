@@ -12,6 +12,7 @@ pub mod config;
 mod dial;
 mod error;
 mod graph;
+pub mod http;
 mod listener;
 mod live;
 pub mod origin;
