@@ -302,3 +302,6 @@ impl<'p> Kept<'p> {
         number
     }
 }
+
+#[cfg(test)]
+mod tests;
