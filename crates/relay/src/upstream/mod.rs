@@ -311,3 +311,6 @@ impl<'p> Kept<'p> {
         number
     }
 }
+
+#[cfg(test)]
+mod tests;
