@@ -21,6 +21,7 @@ mod proxy;
 mod room;
 pub mod service;
 mod session;
+mod site;
 mod udp;
 mod upstream;
 mod worker;
