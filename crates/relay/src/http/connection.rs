@@ -7,6 +7,7 @@ use super::buffers::{Buffers, Lent, lend};
 use super::exchange::{Exchange, Next};
 use super::io::{Elapsed, readable, recv, within};
 use super::record::Fault;
+use super::refusal::Refusal;
 use super::scan::{Scan, blank_lines};
 use super::site::{Peer, Site};
 use crate::plan::{HttpPlan, Protocol};
@@ -85,10 +86,11 @@ async fn read_head(
     let mut scan = Scan::default();
     let mut skipped = 0;
     loop {
-        if skipped <= BLANK_LEN_MAX {
-            let blank = blank_lines(input.filled());
-            input.consume(blank);
-            skipped += blank;
+        let blank = blank_lines(input.filled());
+        input.consume(blank);
+        skipped += blank;
+        if skipped > BLANK_LEN_MAX {
+            return Err(Fault::Request(Refusal::bad("empty lines in place of a request")));
         }
         // It may be the first half of an empty line.
         if input.filled() != b"\r" {
