@@ -179,7 +179,9 @@ fn warm() -> (tokio::runtime::Runtime, Client) {
     let local = stream.local_addr().expect("address");
     runtime.block_on(async {
         let end = Registered::new(stream.into()).expect("register");
-        tokio::spawn(serve(end, Peer { client: peer, local }, site));
+        let served = serve(end, Peer { client: peer, local }, site);
+        println!("{} bytes of task", size_of_val(&served));
+        tokio::spawn(served);
         client.orders.send(5).expect("sent");
         client.done.recv().await.expect("done");
     });
