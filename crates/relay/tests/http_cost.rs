@@ -181,6 +181,7 @@ fn warm() -> (tokio::runtime::Runtime, Client) {
         let end = Registered::new(stream.into()).expect("register");
         let served = serve(end, Peer { client: peer, local }, site);
         println!("{} bytes of task", size_of_val(&served));
+        assert!(size_of_val(&served) <= 2560, "an idle connection has that");
         tokio::spawn(served);
         client.orders.send(5).expect("sent");
         client.done.recv().await.expect("done");
