@@ -144,10 +144,9 @@ enum Entered {
 
 impl State {
     fn enter(&mut self, waiter: Waiter, spare: &mut Spare, waiting: &AtomicUsize) -> Entered {
-        // Announced first: a place that is freed from here on is given out by whoever frees it.
-        waiting.store(self.waiters.len() + 1, Ordering::SeqCst);
-        // Then those who came before: what is free now may have been freed for them.
+        // First those who came before: what is free now may have been freed for them.
         self.serve(Change::Room, spare, waiting);
+        // Announced before the look: a place that is freed behind it is given out by whoever frees it.
         waiting.store(self.waiters.len() + 1, Ordering::SeqCst);
         let served = match waiter.upstream.choose(waiter.client, &waiter.tried, spare) {
             Choice::Place(place) => Some(Ok(place)),
@@ -207,5 +206,66 @@ impl Drop for Leave<'_> {
         drop(state);
         // Outside the lock: it may be the last that holds its upstream.
         drop(left);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! What only happens between two steps of two threads, one after the other.
+
+    use super::super::tests::{CLIENT, limited, plan, polled, upstream};
+    use super::*;
+
+    fn waiter(upstream: &Arc<Upstream>) -> (Waiter, oneshot::Receiver<Result<Place, NoPlace>>) {
+        let (tell, told) = oneshot::channel();
+        let (tried, upstream) = (Tried::default(), Arc::clone(upstream));
+        (Waiter { client: CLIENT, tried, upstream, tell }, told)
+    }
+
+    #[track_caller]
+    fn waits(upstream: &Arc<Upstream>, waiter: Waiter) {
+        assert!(matches!(upstream.queue.enter(waiter), Entered::Waits(_)));
+    }
+
+    #[test]
+    fn a_place_for_one_that_has_just_gone_is_the_next_ones() {
+        let upstream = upstream(plan(&[limited("a", 1)]));
+        let place = upstream.pick(CLIENT, &mut Tried::default());
+        let [(first, gone), (second, mut told)] = [waiter(&upstream), waiter(&upstream)];
+        waits(&upstream, first);
+        waits(&upstream, second);
+        // It has not left the queue yet.
+        drop(gone);
+        drop(place);
+        assert!(matches!(told.try_recv(), Ok(Ok(_))));
+        assert_eq!(upstream.servers()[0].sessions(), 0);
+        assert_eq!(upstream.queued(), 0);
+    }
+
+    #[test]
+    fn a_place_that_is_free_and_not_given_out_yet_is_the_first_waiters() {
+        let upstream = upstream(plan(&[limited("a", 1)]));
+        let place = upstream.pick(CLIENT, &mut Tried::default());
+        let [(first, mut told), (second, _told)] = [waiter(&upstream), waiter(&upstream)];
+        waits(&upstream, first);
+        upstream.servers()[0].free_unserved();
+        waits(&upstream, second);
+        assert!(matches!(told.try_recv(), Ok(Ok(_))));
+        // Its session has been taken out already.
+        std::mem::forget(place);
+    }
+
+    #[tokio::test]
+    async fn a_place_that_is_free_and_not_given_out_yet_is_not_a_newcomers() {
+        let upstream = upstream(plan(&[limited("a", 1)]));
+        let place = upstream.pick(CLIENT, &mut Tried::default());
+        let (first, mut told) = waiter(&upstream);
+        waits(&upstream, first);
+        upstream.servers()[0].free_unserved();
+        let mut tried = Tried::default();
+        let mut newcomer = Box::pin(upstream.place(CLIENT, &mut tried));
+        assert!(polled(&mut newcomer).is_pending());
+        assert!(matches!(told.try_recv(), Ok(Ok(_))));
+        std::mem::forget(place);
     }
 }
