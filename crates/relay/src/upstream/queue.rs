@@ -131,7 +131,10 @@ impl Queue {
 
     fn enter(&self, waiter: Waiter) -> Entered {
         let mut spare = Spare::new();
-        let entered = self.state().enter(waiter, &mut spare, &self.waiting);
+        let look = |waiter: &Waiter, spare: &mut Spare| {
+            waiter.upstream.choose(waiter.client, &waiter.tried, spare)
+        };
+        let entered = self.state().enter(waiter, look, &mut spare, &self.waiting);
         drop(spare);
         entered
     }
@@ -143,12 +146,18 @@ enum Entered {
 }
 
 impl State {
-    fn enter(&mut self, waiter: Waiter, spare: &mut Spare, waiting: &AtomicUsize) -> Entered {
+    fn enter(
+        &mut self,
+        waiter: Waiter,
+        look: impl FnOnce(&Waiter, &mut Spare) -> Choice,
+        spare: &mut Spare,
+        waiting: &AtomicUsize,
+    ) -> Entered {
         // First those who came before: what is free now may have been freed for them.
         self.serve(Change::Room, spare, waiting);
         // Announced before the look: a place that is freed behind it is given out by whoever frees it.
         waiting.store(self.waiters.len() + 1, Ordering::SeqCst);
-        let served = match waiter.upstream.choose(waiter.client, &waiter.tried, spare) {
+        let served = match look(&waiter, spare) {
             Choice::Place(place) => Some(Ok(place)),
             Choice::None(why) => Some(Err(why)),
             Choice::Full if self.waiters.len() >= waiter.upstream.plan().queue_max => {
@@ -240,6 +249,22 @@ mod tests {
         assert!(matches!(told.try_recv(), Ok(Ok(_))));
         assert_eq!(upstream.servers()[0].sessions(), 0);
         assert_eq!(upstream.queued(), 0);
+    }
+
+    /// Otherwise a place that is freed right behind the look stays free while it waits.
+    #[test]
+    fn a_waiter_is_announced_before_it_looks() {
+        let upstream = upstream(plan(&[limited("a", 1)]));
+        let queue = &upstream.queue;
+        let (first, _told) = waiter(&upstream);
+        let mut seen = 0;
+        let look = |_: &Waiter, _: &mut Spare| {
+            seen = queue.waiting();
+            Choice::Full
+        };
+        let entered = queue.state().enter(first, look, &mut Spare::new(), &queue.waiting);
+        assert!(matches!(entered, Entered::Waits(_)));
+        assert_eq!((seen, queue.waiting()), (1, 1));
     }
 
     #[test]
