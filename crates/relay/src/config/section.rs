@@ -88,7 +88,7 @@ impl<'a> Section<'a> {
     }
 
     /// Says what is wrong with a key.
-    pub(super) fn wrong(&self, key: &str, what: impl Into<String>) {
+    pub(super) fn wrong(&self, key: &str, what: impl AsRef<str>) {
         self.problems.add(self.place_of(key), what);
     }
 
