@@ -213,14 +213,16 @@ pub(super) fn quoted(text: &str) -> String {
 }
 
 /// The one of `words` that was most likely meant.
-pub(super) fn nearest<'w>(word: &str, words: impl Iterator<Item = &'w str>) -> Option<&'w str> {
+fn nearest<'w>(word: &str, words: impl Iterator<Item = &'w str>) -> Option<&'w str> {
     // What is long is no slip of the pen, and comparing it costs its length.
-    if word.len() > QUOTED_MAX {
+    if word.is_empty() || word.len() > QUOTED_MAX {
         return None;
     }
-    let far = word.chars().count() / 3 + 1;
+    let word = word.to_ascii_lowercase();
+    let far = (word.chars().count() / 3).max(1);
+    let distance = |candidate: &str| strsim::osa_distance(&word, &candidate.to_ascii_lowercase());
     words
-        .map(|candidate| (strsim::osa_distance(word, candidate), candidate))
+        .map(|candidate| (distance(candidate), candidate))
         .filter(|(distance, _)| *distance <= far)
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)
