@@ -100,40 +100,69 @@ fn every_key_is_in_an_example() {
     assert!(missing.is_empty(), "in no example: {missing:?}");
 }
 
-/// The rows of the reference, by the header of their section.
-fn reference() -> Vec<(String, Vec<String>)> {
+/// The rows of the reference: the header of their section, the key, and the default.
+fn reference() -> Vec<(String, String, String)> {
     let text = std::fs::read_to_string(root().join("docs/configuration.md")).unwrap();
-    let mut sections: Vec<(String, Vec<String>)> = Vec::new();
+    let mut header = String::new();
+    let mut rows = Vec::new();
     for line in text.lines() {
         if let Some(title) = line.strip_prefix("## ") {
-            let header = title.split('`').nth(1).unwrap_or("").to_owned();
-            sections.push((header, Vec::new()));
+            header = title.split('`').nth(1).unwrap_or("").to_owned();
         }
         if let Some(row) = line.strip_prefix("| `") {
-            let cell = row.split(" |").next().unwrap_or("");
-            let keys = cell.split('`').step_by(2).filter(|key| !key.trim().is_empty());
-            let keys = keys.map(str::to_owned);
-            if let Some((_, rows)) = sections.last_mut() {
-                rows.extend(keys);
-            }
+            let cells: Vec<_> = row.split('|').map(str::trim).collect();
+            let key = cells[0].trim_end_matches('`').to_owned();
+            rows.push((header.clone(), key, cells[2].to_owned()));
         }
     }
-    sections
+    rows
 }
 
 #[test]
 fn every_key_is_in_the_reference_and_no_other() {
     let reference = reference();
     for section in SECTIONS {
-        let mut known: Vec<_> = section.names.iter().map(|name| (*name).to_owned()).collect();
-        let rows = reference.iter().filter(|(header, _)| header == section.header);
-        let mut told: Vec<_> = rows.flat_map(|(_, keys)| keys.clone()).collect();
-        // One sentence says that `not` has what a rule has.
+        // A sentence says that it has what a rule has.
         if section.header == "[relay.rule.not]" {
             continue;
         }
-        known.sort();
-        told.sort();
-        assert_eq!(known, told, "section {:?} of docs/configuration.md", section.header);
+        let rows = reference.iter().filter(|(header, ..)| header == section.header);
+        let told: Vec<_> = rows.map(|(_, key, _)| key.as_str()).collect();
+        assert_eq!(told, section.names, "section {:?} of docs/configuration.md", section.header);
     }
+}
+
+/// Whoever writes out what the reference calls the default changes nothing.
+#[test]
+fn the_defaults_of_the_reference_are_those_of_the_reader() {
+    let service = |said: &dyn Fn(&str) -> String| {
+        let (file, log, relay) = (said(""), said("[log]"), said("[[relay]]"));
+        let (timeout, http) = (said("[relay.timeout]"), said("[relay.http]"));
+        let (upstream, server) = (said("[[upstream]]"), said("[[upstream.server]]"));
+        let check = said("[upstream.check]");
+        format!(
+            "{file}\n[log]\n{log}\n[[relay]]\nname = \"a\"\nprotocol = \"http\"\n\
+             listen = \"127.0.0.1:80\"\nupstream = \"u\"\n{relay}\n[relay.timeout]\n{timeout}\n\
+             [relay.http]\n{http}\n[[upstream]]\nname = \"u\"\n{upstream}\n[[upstream.server]]\n\
+             address = \"10.0.0.5:80\"\n{server}\n[upstream.check]\nkind = \"http\"\n{check}\n"
+        )
+    };
+    let reference = reference();
+    let mut written = 0;
+    let mut lines = std::collections::HashMap::<&str, String>::new();
+    for (header, key, default) in &reference {
+        let quoted = default.strip_prefix('`').and_then(|rest| rest.strip_suffix('`'));
+        let literal = quoted.or_else(|| default.parse::<u64>().ok().map(|_| default.as_str()));
+        let of_another_kind = ["protocol", "kind"].contains(&key.as_str());
+        let Some(literal) = literal.filter(|_| !of_another_kind && header != "[[relay.rule]]")
+        else {
+            continue;
+        };
+        *lines.entry(header).or_default() += &format!("{key} = {literal}\n");
+        written += 1;
+    }
+    assert!(written > 20, "{written} defaults found");
+    let plain = parse(&service(&|_| String::new())).unwrap();
+    let text = service(&|header| lines.get(header).cloned().unwrap_or_default());
+    assert_eq!(parse(&text).as_ref(), Ok(&plain), "of\n{text}");
 }

@@ -127,8 +127,13 @@ fn alike() -> impl Strategy<Value = String> {
     vec(select(tokens), 0..60).prop_map(|tokens| tokens.join(" "))
 }
 
+/// More by PROPTEST_CASES, for whoever has the time.
+fn cases() -> u32 {
+    std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(1000)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 2000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(cases()) })]
 
     #[test]
     fn any_text_is_read_to_its_end(text in any::<String>()) {
