@@ -77,6 +77,14 @@ fn what_an_upstream_or_a_check_cannot_be() {
 }
 
 #[test]
+fn what_is_missing_at_the_end_is_missing_on_the_last_line_that_is_there() {
+    for end in ["", "\n", "\r\n\r\n", "\n  \n\n"] {
+        let text = format!("# é\n[log]\na = [{end}");
+        assert_eq!(problems(&text), ["3:6: not TOML: unclosed array, expected `]`"], "{text:?}");
+    }
+}
+
+#[test]
 fn a_control_path_is_as_long_as_the_kernel_takes_it() {
     let control = |length: usize| format!("control = \"/{}\"\n", "x".repeat(length - 1));
     assert_eq!(problems(&within("before a relay", &control(107))), [""; 0]);

@@ -22,7 +22,11 @@ fn reads(text: &str) {
         }
         Err(problems) => {
             assert!(!problems.is_empty());
-            let lines: Vec<_> = text.split('\n').collect();
+            // As an editor counts them: nothing stands behind the last end of line.
+            let mut lines: Vec<_> = text.split('\n').collect();
+            if lines.len() > 1 && text.ends_with('\n') {
+                lines.pop();
+            }
             let mut last = (1, 1);
             for problem in problems {
                 let line = problem.line.checked_sub(1).and_then(|line| lines.get(line));
