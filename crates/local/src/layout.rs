@@ -70,6 +70,8 @@ pub struct Written {
 pub struct Taken {
     /// Bytes that were taken from the ring, since the beginning.
     pub tail: AtomicU64,
+    /// Doorbells that were taken from TCP.
+    pub bells: AtomicU64,
     /// Reader's waits that spun.
     pub spins: AtomicU64,
 }
@@ -141,7 +143,11 @@ impl Lane {
                 tcp_bytes: AtomicU64::new(0),
                 spins: AtomicU64::new(0),
             },
-            taken: Taken { tail: AtomicU64::new(0), spins: AtomicU64::new(0) },
+            taken: Taken {
+                tail: AtomicU64::new(0),
+                bells: AtomicU64::new(0),
+                spins: AtomicU64::new(0),
+            },
             bell: Bell {
                 bell_at: AtomicU64::new(NEVER),
                 grant: AtomicU64::new(0),

@@ -219,7 +219,10 @@ pub unsafe fn write(fd: c_int, iov: *const iovec, count: usize, flags: c_int) ->
             let how = WriteHow { spin_ns: if waits { spin_ns() } else { 0 } };
             // SAFETY: the caller's.
             let from = unsafe { buffers(iov, count) };
-            Some(raw(stream::send(end, &socket, &Family, from, how)))
+            let result = stream::send(end, &socket, &Family, from, how);
+            // It may have taken a doorbell.
+            has_read(&used);
+            Some(raw(result))
         }
     }
 }

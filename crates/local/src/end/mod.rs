@@ -195,6 +195,31 @@ impl<'a, S: Store> End<'a, S> {
         bell.leaves.load(Ordering::Relaxed) == ASKED && bell.left.load(Ordering::Relaxed) == 0
     }
 
+    /// A doorbell has been sent for bytes that were taken without it, or is about to be: a glance.
+    #[inline]
+    pub fn is_rung_for_nothing(&self) -> bool {
+        let own = &self.own.reading;
+        own.has_wished.load(Ordering::Relaxed) != 0
+            && self.lane_in().bell.bell_at.load(Ordering::Relaxed) == NEVER
+            && !self.glance()
+    }
+
+    /// The connection was reset: whether doorbells are the only reason that there can be.
+    ///
+    /// A kernel resets where TCP alone would have ended the stream when the peer dies over a doorbell that it
+    /// had no more use for. So it was if the peer had taken all our data and not all our doorbells; and all that the
+    /// peer has written is in the ring, for what was on TCP may have gone with the reset.
+    pub fn is_reset_by_bells(&self) -> bool {
+        let own = &self.own.writing;
+        let taken = &self.lane_out().taken;
+        own.bells.load(Ordering::Relaxed) != taken.bells.load(Ordering::Acquire)
+            && own.head.load(Ordering::Relaxed) == taken.tail.load(Ordering::Acquire)
+            && own.tcp_data.load(Ordering::Relaxed) == own.settled.load(Ordering::Relaxed)
+            && own.in_kernel() == 0
+            && !self.is_tcp()
+            && !self.is_peer_closed()
+    }
+
     /// The peer has closed its socket.
     pub fn is_peer_closed(&self) -> bool {
         self.header.closed[1 - self.role].load(Ordering::Acquire) != 0

@@ -15,6 +15,10 @@ pub struct OwnReading {
     pub(super) granted_at: AtomicU64,
     pub(super) tail: AtomicU64,
     pub(super) bells: AtomicU64,
+    /// A wish for a doorbell is out, or was taken by the writer unnoticed.
+    pub(super) has_wished: AtomicU32,
+    /// Wishes that are known to have been taken: for each a doorbell comes.
+    pub(super) rung_for: AtomicU64,
     /// Bytes of data taken from TCP since the connection was made.
     pub tcp_data: AtomicU64,
     /// An error that was met while the ring still held bytes; zero for none.
@@ -51,6 +55,8 @@ pub struct OwnWriting {
     pub(super) is_recalling: AtomicU32,
     /// Doorbells in a row that nobody has answered by reading.
     pub(super) unanswered: AtomicU32,
+    /// [`OwnWriting::tcp_data`] when the reader was last known to have taken as many.
+    pub(super) settled: AtomicU64,
     /// Bytes of data sent over TCP since the connection was made.
     pub tcp_data: AtomicU64,
 }
@@ -74,6 +80,8 @@ impl Own {
             granted_at,
             tail,
             bells,
+            has_wished,
+            rung_for,
             tcp_data,
             error,
             patience,
@@ -83,10 +91,10 @@ impl Own {
         } = &self.reading;
         lock.reset();
         patience.reset();
-        for word in [granted, error, sleepers, in_doubt, has_left] {
+        for word in [granted, has_wished, error, sleepers, in_doubt, has_left] {
             word.store(0, Ordering::Relaxed);
         }
-        for word in [granted_at, tail, bells, tcp_data] {
+        for word in [granted_at, tail, bells, rung_for, tcp_data] {
             word.store(0, Ordering::Relaxed);
         }
         let OwnWriting {
@@ -100,6 +108,7 @@ impl Own {
             recalled,
             is_recalling,
             unanswered,
+            settled,
             tcp_data,
         } = &self.writing;
         lock.reset();
@@ -107,7 +116,7 @@ impl Own {
         in_doubt.store(0, Ordering::Relaxed);
         is_recalling.store(0, Ordering::Relaxed);
         unanswered.store(0, Ordering::Relaxed);
-        for word in [route, head, tail, bells, recalled, tcp_data] {
+        for word in [route, head, tail, bells, recalled, settled, tcp_data] {
             word.store(0, Ordering::Relaxed);
         }
     }

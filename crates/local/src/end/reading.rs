@@ -194,6 +194,7 @@ impl<S: Store> Reading<'_, S> {
         self.own.in_doubt.store(1, Ordering::Relaxed);
         let result = discard();
         bump(&self.own.bells, *result.as_ref().unwrap_or(&0) as u64);
+        self.taken.bells.store(self.own.bells.load(Ordering::Relaxed), Ordering::Release);
         self.own.in_doubt.store(0, Ordering::Relaxed);
         result
     }
@@ -213,7 +214,9 @@ impl<S: Store> Reading<'_, S> {
         let others = wish.wrapping_sub(self.tail());
         if wish == NEVER || others == 0 || others > low_water as u64 {
             let want = self.tail().wrapping_add(low_water as u64);
-            self.bell.bell_at.store(want, Ordering::Relaxed);
+            // What was seen above may have been taken meanwhile.
+            self.note_wish(self.bell.bell_at.swap(want, Ordering::AcqRel));
+            self.own.has_wished.store(1, Ordering::Relaxed);
         }
         // Either the writer sees the wish, or its byte is seen here.
         fence(Ordering::SeqCst);
@@ -227,7 +230,30 @@ impl<S: Store> Reading<'_, S> {
 
     /// No doorbell is wanted: this end looks by itself.
     pub fn disarm(&mut self) {
-        self.bell.bell_at.store(NEVER, Ordering::Relaxed);
+        self.note_wish(self.bell.bell_at.swap(NEVER, Ordering::AcqRel));
+    }
+
+    /// The last wish is over; `left` is what was there of it.
+    fn note_wish(&self, left: u64) {
+        if self.own.has_wished.load(Ordering::Relaxed) != 0 {
+            self.own.has_wished.store(0, Ordering::Relaxed);
+            bump(&self.own.rung_for, u64::from(left == NEVER));
+        }
+    }
+
+    /// Whether no doorbell is on TCP, or about to be. The wish stays if there is one.
+    pub fn is_quiet(&mut self) -> bool {
+        if self.bell.bell_at.load(Ordering::Acquire) == NEVER {
+            self.note_wish(NEVER);
+        }
+        let known = self.own.rung_for.load(Ordering::Relaxed);
+        (self.own.bells.load(Ordering::Relaxed).wrapping_sub(known) as i64) >= 0
+            && self.bells_due() == 0
+    }
+
+    /// The writer does not send the doorbells that it owes: they are not waited for again.
+    pub fn forgive(&mut self) {
+        self.own.rung_for.store(self.own.bells.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 
     /// From now on everything is to come over TCP. To be called until it says [`Leave::Left`]; then

@@ -90,6 +90,8 @@ impl<'a, S: Store> Writing<'a, S> {
             // It may be that the reader, who knows by the grant, has asked already.
             let order = (Ordering::AcqRel, Ordering::Relaxed);
             let _ = self.bell.leaves.compare_exchange(BEYOND, STAYS, order.0, order.1);
+            let sent = self.own.tcp_data.load(Ordering::Relaxed);
+            self.own.settled.store(sent, Ordering::Relaxed);
             self.set_route(ROUTE_RING);
         }
         self.own.in_doubt.store(0, Ordering::Relaxed);

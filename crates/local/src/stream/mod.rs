@@ -9,7 +9,7 @@ mod waits;
 mod writing;
 
 pub use reading::{ReadHow, queued, recv};
-pub use waits::{prepare, settle};
+pub use waits::{hush, prepare, settle};
 pub use writing::{WriteHow, call, oblige, overflow, pin, publish, send};
 
 use crate::end::{Broken, End, Found, Reading};
@@ -78,9 +78,15 @@ fn is_in_ring<S: Store>(reading: &Reading<'_, S>) -> Result<bool, Broken> {
     Ok(matches!(reading.peek()?, Found::Ring(_)))
 }
 
-/// Keeps an error of the socket's for the next call. What was only this call's is none.
-fn keep<S>(end: &End<'_, S>, error: Errno) {
-    if error != Errno::AGAIN && error != Errno::INTR {
+/// Whether an error of the socket's is the end of the stream and no more.
+pub fn is_end<S: Store>(end: &End<'_, S>, error: Errno) -> bool {
+    error == Errno::CONNRESET && end.is_reset_by_bells()
+}
+
+/// Keeps an error of the socket's for the next call. What was only this call's is none, and the end tells
+/// the kernel again.
+fn keep<S: Store>(end: &End<'_, S>, error: Errno) {
+    if error != Errno::AGAIN && error != Errno::INTR && !is_end(end, error) {
         end.own.reading.error.store(error.raw_os_error() as u32, Ordering::Relaxed);
     }
 }

@@ -1,7 +1,7 @@
 //! Reads: what comes from the ring, what from the socket, and in which order.
 
 use super::waits::prepare;
-use super::{ROUNDS_MAX, Tcp, is_in_ring, keep};
+use super::{ROUNDS_MAX, Tcp, is_end, is_in_ring, keep};
 use crate::end::{Arm, Broken, End, Found, Reading};
 use crate::lock::Threads;
 use crate::ring::Store;
@@ -211,14 +211,14 @@ fn beyond<S: Store + Copy>(
                 keep(end, error);
                 return Ok(None);
             }
-            Err(error)
+            if is_end(end, error) { Ok(Some(0)) } else { Err(error) }
         }
     }
 }
 
 /// The ring is empty: a doorbell has nothing to say any more. It is taken at once, for a socket that
 /// is closed over unread bytes is reset.
-fn drop_bells<S: Store>(
+pub(super) fn drop_bells<S: Store>(
     end: &End<'_, S>,
     tcp: &impl Tcp,
     reading: &mut Reading<'_, S>,
@@ -267,7 +267,7 @@ fn peek_behind<S: Store>(
 }
 
 /// What a call tells that was stopped by an error behind `done` bytes: the next one tells it.
-fn partly<S>(end: &End<'_, S>, done: usize, error: Errno) -> Result<usize, Errno> {
+fn partly<S: Store>(end: &End<'_, S>, done: usize, error: Errno) -> Result<usize, Errno> {
     if done == 0 {
         return Err(error);
     }
@@ -364,6 +364,7 @@ pub fn recv<S: Store + Copy>(
         drop(asleep);
         match result {
             Ok(_) => {}
+            Err(error) if is_end(end, error) => {}
             Err(error) => {
                 if !is_in_ring(&end.reading(threads)?)?
                     || matches!(error, Errno::AGAIN | Errno::INTR)

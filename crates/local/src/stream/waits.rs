@@ -1,5 +1,6 @@
 //! Waits in the kernel, of whatever kind: what is to be done before, and what is to be told behind.
 
+use super::reading::drop_bells;
 use super::writing::oblige;
 use super::{ROUNDS_MAX, Tcp, is_in_ring, keep};
 use crate::end::{Arm, End, Found, Reading};
@@ -53,6 +54,28 @@ fn ready<S: Store + Copy>(
         }
     }
     Ok(false)
+}
+
+/// How long a doorbell is waited for that has been counted and not been sent, in nanoseconds.
+const BELL_NS_MAX: u64 = 100_000_000;
+
+/// Takes doorbells that were rung for bytes which are gone. For one who is about to send over TCP, or to close: a
+/// process that dies over an unread doorbell is reset by the kernel, and what it had sent goes with it.
+pub fn hush<S: Store + Copy>(end: &End<'_, S>, tcp: &impl Tcp, threads: &impl Threads) {
+    if !end.is_rung_for_nothing() {
+        return;
+    }
+    let Ok(mut reading) = end.reading(threads) else { return };
+    let until = tcp.now_ns() + BELL_NS_MAX;
+    while !reading.is_quiet() && is_in_ring(&reading) == Ok(false) {
+        if drop_bells(end, tcp, &mut reading).is_err() {
+            return;
+        }
+        if tcp.now_ns() >= until || tcp.is_over() {
+            return reading.forgive();
+        }
+        threads.yield_now();
+    }
 }
 
 /// The kernel says that the socket is readable: false when that was a doorbell whose bytes

@@ -1,6 +1,7 @@
 //! Writes: into the ring, over TCP when it is full, again over TCP for a peer that leaves; and the doorbells.
 
-use super::{ROOM_NS_MAX, Tcp};
+use super::waits::hush;
+use super::{ROOM_NS_MAX, Tcp, is_end};
 use crate::end::{End, Way, Writing};
 use crate::lock::Threads;
 use crate::ring::Store;
@@ -72,12 +73,15 @@ pub fn send<S: Store + Copy>(
     if done == len && len > 0 {
         return Ok(len);
     }
+    hush(end, tcp, threads);
     let kernel = writing.enter_kernel();
     let result = if done == 0 { tcp.send(from) } else { tcp.send(&rest(from, done)) };
     kernel.sent(*result.as_ref().unwrap_or(&0));
     match result {
         Ok(count) => Ok(done + count),
         Err(_) if done > 0 => Ok(done),
+        // The reset has been told with this, and the kernel says what becomes of writes.
+        Err(error) if is_end(end, error) => tcp.send(from),
         Err(error) => Err(error),
     }
 }
@@ -185,6 +189,7 @@ pub fn pin<S: Store + Copy>(
     tcp: &impl Tcp,
     threads: &impl Threads,
 ) -> Result<(), Errno> {
+    hush(end, tcp, threads);
     let mut until = None;
     loop {
         let mut writing = end.writing(threads)?;
