@@ -119,6 +119,14 @@ impl Tcp for Socket<'_> {
         })
     }
 
+    fn send_now(&self, from: &[u8]) -> Result<usize, Errno> {
+        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+        // SAFETY: the bytes are only read.
+        result(unsafe {
+            libc::send(self.stream.as_raw_fd(), from.as_ptr().cast(), from.len(), flags)
+        })
+    }
+
     fn now_ns(&self) -> u64 {
         self.begun.elapsed().as_nanos() as u64
     }
@@ -189,7 +197,7 @@ impl<'a> Program<'a> {
     }
 
     fn write(&self, mut from: &[u8]) {
-        let how = WriteHow { spin_ns: self.how.spin_ns };
+        let how = WriteHow { spin_ns: self.how.spin_ns, waits: self.how.is_blocking };
         while !from.is_empty() {
             match stream::send(&self.end, &self.socket, &Here, &[IoSlice::new(from)], how) {
                 Ok(count) => from = &from[count..],

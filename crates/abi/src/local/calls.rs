@@ -216,7 +216,7 @@ pub unsafe fn write(fd: c_int, iov: *const iovec, count: usize, flags: c_int) ->
                 return None;
             }
             let waits = flags & libc::MSG_DONTWAIT == 0 && !found.is_nonblocking();
-            let how = WriteHow { spin_ns: if waits { spin_ns() } else { 0 } };
+            let how = WriteHow { spin_ns: if waits { spin_ns() } else { 0 }, waits };
             // SAFETY: the caller's.
             let from = unsafe { buffers(iov, count) };
             let result = stream::send(end, &socket, &Family, from, how);
@@ -293,6 +293,10 @@ pub unsafe fn send_file(fd: c_int, from: c_int, offset: *mut off_t, count: usize
         }
         Whose::Paired(used) => {
             let end = &used.end;
+            let socket = Socket { fd, flags: libc::MSG_NOSIGNAL };
+            if let Err(error) = stream::oblige(end, &socket, &Family) {
+                return Some(-(error.raw_os_error() as Raw));
+            }
             let Ok(mut writing) = end.writing(&Family) else { return Some(AGAIN) };
             let mut done = 0;
             loop {
@@ -300,7 +304,6 @@ pub unsafe fn send_file(fd: c_int, from: c_int, offset: *mut off_t, count: usize
                     Err(_) => return Some(-(libc::ECONNRESET as Raw)),
                     Ok(Way::Tcp) => break,
                     Ok(Way::Ring(0)) => {
-                        let socket = Socket { fd, flags: libc::MSG_NOSIGNAL };
                         if let Err(error) = stream::overflow(&mut writing, &socket) {
                             let error = -(error.raw_os_error() as Raw);
                             return Some(if done > 0 { done as Raw } else { error });
@@ -326,7 +329,6 @@ pub unsafe fn send_file(fd: c_int, from: c_int, offset: *mut off_t, count: usize
                             unsafe { *offset += got as off_t };
                         }
                         done += got as usize;
-                        let socket = Socket { fd, flags: 0 };
                         let published =
                             stream::publish(&mut writing, &socket, &Family, got as usize);
                         if let Err(errno) = published {
@@ -368,11 +370,14 @@ pub unsafe fn splice_to(fd: c_int, call: impl Fn() -> Raw) -> Option<Raw> {
         }
         Whose::Paired(used) => {
             let end = &used.end;
+            let socket = Socket { fd, flags: libc::MSG_NOSIGNAL };
+            if let Err(error) = stream::oblige(end, &socket, &Family) {
+                return Some(-(error.raw_os_error() as Raw));
+            }
             let Ok(mut writing) = end.writing(&Family) else { return Some(AGAIN) };
             match writing.way(1) {
                 Err(_) => return Some(-(libc::ECONNRESET as Raw)),
                 Ok(Way::Ring(_)) => {
-                    let socket = Socket { fd, flags: libc::MSG_NOSIGNAL };
                     if let Err(error) = stream::overflow(&mut writing, &socket) {
                         return Some(-(error.raw_os_error() as Raw));
                     }
@@ -432,6 +437,9 @@ fn splice_once(
     call: &impl Fn() -> Raw,
 ) -> Result<usize, Errno> {
     let mut reading = end.reading(&Family)?;
+    if reading.is_drained(&Family)? {
+        return Err(Errno::AGAIN);
+    }
     match reading.look()? {
         Found::Ring(queued) => {
             let (at, len) = end.incoming.piece(reading.position(), queued.min(len));

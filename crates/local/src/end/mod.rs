@@ -25,7 +25,9 @@
 //! * **Leaving.** A reader that cannot use the ring any more asks for everything over TCP: the writer
 //!   sends again what the ring holds. That keeps the order only as long as nothing has been sent over TCP behind
 //!   it; who is first, the reader with its wish or the writer with its overflow, one compare-and-swap
-//!   decides ([`Reading::leave`]).
+//!   decides ([`Reading::leave`]). Behind an overflow the writer stops and says how much it has sent over TCP; the reader
+//!   takes all of it, ring and TCP, and gives it back through the ring's memory; the writer sends it again. The reader
+//!   has left when everything that was written is in the kernel's hands.
 //!
 //! The writer publishes bytes by one store, last. A killed writer leaves whole bytes in order.
 //!
@@ -55,9 +57,9 @@ mod writing;
 
 pub use own::{Own, OwnReading, OwnWriting};
 pub use reading::{Arm, Found, Leave, Reading};
-pub use writing::{InKernel, Way, Writing};
+pub use writing::{InKernel, Recall, Way, Writing};
 
-use crate::layout::{ASKED, Header, Lane, NEVER, ROUTE_RING};
+use crate::layout::{ASKED, BACK, Header, Lane, NEVER, ROUTE_RING};
 use crate::lock::{Reentered, Threads};
 use crate::ring::Store;
 use crate::sync::{AtomicU64, Ordering};
@@ -192,7 +194,8 @@ impl<'a, S: Store> End<'a, S> {
     /// The peer wants what it has not taken from the ring over TCP.
     pub fn is_asked_to_leave(&self) -> bool {
         let bell = &self.lane_out().bell;
-        bell.leaves.load(Ordering::Relaxed) == ASKED && bell.left.load(Ordering::Relaxed) == 0
+        matches!(bell.leaves.load(Ordering::Relaxed), ASKED | BACK)
+            && bell.left.load(Ordering::Relaxed) == 0
     }
 
     /// A doorbell has been sent for bytes that were taken without it, or is about to be: a glance.

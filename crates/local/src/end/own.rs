@@ -31,6 +31,8 @@ pub struct OwnReading {
     pub(super) in_doubt: AtomicU32,
     /// Everything comes over TCP, or will.
     pub(super) has_left: AtomicU32,
+    /// The thread that has unread bytes in its own memory, to give them back; zero for none.
+    pub(super) drainer: AtomicU32,
 }
 
 /// State of an end's writing side. All zero is the beginning. Guarded by its lock.
@@ -50,7 +52,7 @@ pub struct OwnWriting {
     /// The reader's tail as last seen.
     pub(super) tail: AtomicU64,
     pub(super) bells: AtomicU64,
-    /// Up to where the ring's bytes have been sent again, while the reader leaves.
+    /// Up to where the ring's bytes, or those that were given back, have been sent again, while the reader leaves.
     pub(super) recalled: AtomicU64,
     pub(super) is_recalling: AtomicU32,
     /// Doorbells in a row that nobody has answered by reading.
@@ -88,10 +90,11 @@ impl Own {
             sleepers,
             in_doubt,
             has_left,
+            drainer,
         } = &self.reading;
         lock.reset();
         patience.reset();
-        for word in [granted, has_wished, error, sleepers, in_doubt, has_left] {
+        for word in [granted, has_wished, error, sleepers, in_doubt, has_left, drainer] {
             word.store(0, Ordering::Relaxed);
         }
         for word in [granted_at, tail, bells, rung_for, tcp_data] {

@@ -3,9 +3,10 @@
 use super::own::OwnReading;
 use super::{Broken, bump, kind};
 use crate::layout::{
-    ASKED, BEYOND, Bell, FLIPPED, NEVER, ROUTE_RING, ROUTE_TCP, STAYS, Taken, Written,
+    ASKED, BACK, BEYOND, Bell, FLIPPED, NEVER, ROUTE_RING, ROUTE_TCP, STAYS, Taken, UNCOUNTED,
+    Written,
 };
-use crate::lock::Held;
+use crate::lock::{Held, Threads};
 use crate::ring::Store;
 use crate::sync::{Ordering, fence};
 
@@ -32,12 +33,12 @@ pub enum Arm {
 /// How far a reader is that leaves the ring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Leave {
-    /// The writer has been asked, and has not answered.
+    /// The writer has been asked, and has not done it yet.
     Asked,
-    /// Everything that comes is on TCP.
+    /// What is in the ring and on TCP is to be taken, and given back.
+    Back,
+    /// Everything that was written is on TCP, behind the doorbells that [`Reading::is_quiet`] knows of.
     Left,
-    /// Bytes in the ring are followed by others on TCP: while that is so nobody can leave but by reading.
-    Beyond,
 }
 
 /// The reading side, held.
@@ -256,20 +257,123 @@ impl<S: Store> Reading<'_, S> {
         self.own.rung_for.store(self.own.bells.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 
-    /// From now on everything is to come over TCP. To be called until it says [`Leave::Left`]; then
-    /// [`Reading::bells_due`] doorbells are still in front.
-    pub fn leave(&mut self) -> Result<Leave, Broken> {
-        if !self.has_left() {
-            if let Found::Ring(_) | Found::Empty = self.look()? {
-                let leaves = &self.bell.leaves;
-                let order = (Ordering::AcqRel, Ordering::Acquire);
-                if leaves.compare_exchange(STAYS, ASKED, order.0, order.1) == Err(BEYOND) {
-                    return Ok(Leave::Beyond);
-                }
-            }
-            self.own.has_left.store(1, Ordering::Relaxed);
+    /// From now on everything is to come over TCP. To be called until it says [`Leave::Left`].
+    pub fn leave(&mut self, threads: &impl Threads) -> Result<Leave, Broken> {
+        if self.has_left() {
+            return self.leaving();
         }
-        Ok(if self.route() == ROUTE_RING { Leave::Asked } else { Leave::Left })
+        if self.look()? != Found::Tcp {
+            // A relative that goes on must not read both what is here and what is sent again.
+            self.own.in_doubt.store(1, Ordering::Relaxed);
+            let is_asked = self.ask(threads)?;
+            self.own.has_left.store(u32::from(is_asked), Ordering::Relaxed);
+            self.own.in_doubt.store(0, Ordering::Relaxed);
+            if !is_asked {
+                return Ok(Leave::Asked);
+            }
+            self.disarm();
+        }
+        self.own.has_left.store(1, Ordering::Relaxed);
+        // Either the writer sees that it is asked, or its bytes and doorbells are seen here.
+        fence(Ordering::SeqCst);
+        self.leaving()
+    }
+
+    /// False where it is to be tried again: the writer is just going to the ring.
+    fn ask(&self, threads: &impl Threads) -> Result<bool, Broken> {
+        let leaves = &self.bell.leaves;
+        let swap = |from, to| {
+            leaves.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
+        };
+        if swap(STAYS, ASKED) {
+            return Ok(true);
+        }
+        // A grant may be out while bytes are in the ring; what is drained would belie it. A writer that has just taken the grant says so before it puts anything into the ring.
+        let is_beyond = self.take_grant_back()? && self.unread()? > 0;
+        self.own.drainer.store(threads.own(), Ordering::Relaxed);
+        let is_asked = is_beyond && swap(BEYOND, BACK);
+        if !is_asked {
+            self.own.drainer.store(0, Ordering::Relaxed);
+        }
+        Ok(is_asked)
+    }
+
+    fn leaving(&self) -> Result<Leave, Broken> {
+        let is_in_ring = self.unread()? > 0;
+        let has_left = self.bell.left.load(Ordering::Acquire) != 0;
+        Ok(match self.bell.leaves.load(Ordering::Acquire) {
+            BACK if self.own.drainer.load(Ordering::Relaxed) != 0 => Leave::Back,
+            ASKED | BACK if !has_left && (is_in_ring || self.is_back()) => Leave::Asked,
+            _ => Leave::Left,
+        })
+    }
+
+    fn is_back(&self) -> bool {
+        self.bell.leaves.load(Ordering::Relaxed) == BACK
+    }
+
+    /// Bytes in the ring, whoever is to have them.
+    fn unread(&self) -> Result<usize, Broken> {
+        let head = self.written.head.load(Ordering::Acquire);
+        let count = head.wrapping_sub(self.tail());
+        if count > self.store.size() as u64 { Err(Broken) } else { Ok(count as usize) }
+    }
+
+    /// Takes the ring's bytes, to give them back.
+    pub fn drain(&mut self, to: &mut Vec<u8>) -> Result<(), Broken> {
+        let count = self.unread()?;
+        let begin = to.len();
+        to.resize(begin + count, 0);
+        self.copy(0, &mut to[begin..]);
+        self.took(count);
+        Ok(())
+    }
+
+    /// Bytes of data that are still to be taken from TCP: none when the writer has stopped, and they are
+    /// all taken. At most `most`, and so many while that is not known.
+    pub fn to_drain(&self, most: usize) -> Result<usize, Broken> {
+        let taken = self.own.tcp_data.load(Ordering::Relaxed);
+        match self.written.stopped.load(Ordering::Acquire) {
+            0 => Ok(most),
+            UNCOUNTED => Err(Broken),
+            stopped => match (stopped - 1).checked_sub(taken) {
+                Some(left) => Ok(left.min(most as u64) as usize),
+                None => Err(Broken),
+            },
+        }
+    }
+
+    /// Gives back as much of `all` as there is room for. True when that was the rest.
+    pub fn give_back(&mut self, all: &[u8]) -> Result<bool, Broken> {
+        let returned = self.bell.returned.load(Ordering::Relaxed);
+        let kept = returned.wrapping_sub(self.written.retaken.load(Ordering::Acquire));
+        let room = (self.store.size() as u64).checked_sub(kept).ok_or(Broken)? as usize;
+        let rest = all.get(returned as usize..).ok_or(Broken)?;
+        let piece = &rest[..rest.len().min(room)];
+        self.store.put(returned, piece);
+        self.bell.returning.store(all.len() as u64 + 1, Ordering::Relaxed);
+        self.bell.returned.store(returned + piece.len() as u64, Ordering::Release);
+        let is_all = piece.len() == rest.len();
+        if is_all {
+            self.own.drainer.store(0, Ordering::Relaxed);
+        }
+        Ok(is_all)
+    }
+
+    /// What was written cannot be had: from now on each call fails.
+    pub fn give_up(&mut self) {
+        self.own.in_doubt.store(1, Ordering::Relaxed);
+        self.own.drainer.store(0, Ordering::Relaxed);
+    }
+
+    /// Whether the next bytes are in another thread's hands, which gives them back. They are lost with it.
+    pub fn is_drained(&self, threads: &impl Threads) -> Result<bool, Broken> {
+        match self.own.drainer.load(Ordering::Relaxed) {
+            0 => Ok(false),
+            id if id == threads.own() => Ok(false),
+            id if threads.lives(id) => Ok(true),
+            _ => Err(Broken),
+        }
     }
 
     fn has_left(&self) -> bool {

@@ -3,7 +3,8 @@
 use super::own::OwnWriting;
 use super::{Broken, bump, kind};
 use crate::layout::{
-    ASKED, BEYOND, Bell, FLIPPED, NEVER, ROUTE_PINNED, ROUTE_RING, ROUTE_TCP, STAYS, Taken, Written,
+    ASKED, BACK, BEYOND, Bell, FLIPPED, NEVER, ROUTE_PINNED, ROUTE_RING, ROUTE_TCP, STAYS, Taken,
+    UNCOUNTED, Written,
 };
 use crate::lock::Held;
 use crate::ring::Store;
@@ -16,6 +17,17 @@ pub enum Way {
     Ring(usize),
     /// Over TCP.
     Tcp,
+}
+
+/// What is to be sent again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Recall {
+    /// So many bytes.
+    Bytes(usize),
+    /// Something, when a send has come out of the kernel, or the reader has given it back.
+    Later,
+    /// Nothing more.
+    All,
 }
 
 /// Wishes that a writer looks at behind one message.
@@ -51,7 +63,8 @@ impl<'a, S: Store> Writing<'a, S> {
             return Err(Broken);
         }
         if self.kind() != ROUTE_RING && !self.flip() {
-            return Ok(Way::Tcp);
+            // What is to be sent again comes first.
+            return Ok(if self.must_leave() { Way::Ring(0) } else { Way::Tcp });
         }
         let room = self.room(self.own.tail.load(Ordering::Relaxed))?;
         if room >= wanted {
@@ -136,7 +149,7 @@ impl<'a, S: Store> Writing<'a, S> {
             self.own.in_doubt.store(1, Ordering::Relaxed);
             match bell_at.compare_exchange(wish, NEVER, Ordering::AcqRel, Ordering::Relaxed) {
                 Ok(_) => {
-                    self.count_bell();
+                    self.count_bells(1);
                     return true;
                 }
                 Err(other) => {
@@ -183,12 +196,19 @@ impl<'a, S: Store> Writing<'a, S> {
             return false;
         }
         self.own.in_doubt.store(1, Ordering::Relaxed);
-        self.count_bell();
-        true
+        self.count_bells(1);
+        // Either this sees that the reader leaves, or the reader sees that it is rung for.
+        fence(Ordering::SeqCst);
+        let may_ring = !self.must_leave();
+        if !may_ring {
+            self.count_bells(u64::MAX);
+            self.own.in_doubt.store(0, Ordering::Relaxed);
+        }
+        may_ring
     }
 
-    fn count_bell(&self) {
-        let bells = self.own.bells.load(Ordering::Relaxed).wrapping_add(1);
+    fn count_bells(&self, more: u64) {
+        let bells = self.own.bells.load(Ordering::Relaxed).wrapping_add(more);
         self.own.bells.store(bells, Ordering::Relaxed);
         self.written.bells.store(bells, Ordering::Release);
     }
@@ -239,30 +259,79 @@ impl<'a, S: Store> Writing<'a, S> {
 
     /// The reader wants everything over TCP, and what it has not taken from the ring again.
     pub fn must_leave(&self) -> bool {
-        self.bell.leaves.load(Ordering::Acquire) == ASKED
+        matches!(self.bell.leaves.load(Ordering::Acquire), ASKED | BACK)
             && self.bell.left.load(Ordering::Relaxed) == 0
     }
 
-    /// Goes to TCP for good, and copies bytes of the ring that are to be sent there before anything else. None
-    /// are left when zero is returned.
-    pub fn recall(&mut self, to: &mut [u8]) -> Result<usize, Broken> {
+    /// Goes to TCP for good, and copies bytes that are to be sent there before anything else.
+    pub fn recall(&mut self, to: &mut [u8]) -> Result<Recall, Broken> {
         if self.own.in_doubt.load(Ordering::Relaxed) != 0 {
             return Err(Broken);
         }
+        let is_back = self.bell.leaves.load(Ordering::Relaxed) == BACK;
         if self.own.is_recalling.load(Ordering::Relaxed) == 0 {
-            let tail = self.taken.tail.load(Ordering::Acquire);
-            self.room(tail)?;
-            self.own.recalled.store(tail, Ordering::Relaxed);
+            let is_begun = if is_back { self.stop() } else { self.begin_recall()? };
+            if !is_begun {
+                return Ok(Recall::Later);
+            }
             self.own.is_recalling.store(1, Ordering::Relaxed);
-            self.change_to_tcp(ROUTE_PINNED);
         }
         let from = self.own.recalled.load(Ordering::Relaxed);
-        let count = (self.store.size() - self.room(from)?).min(to.len());
-        self.store.take(from, &mut to[..count]);
-        if count == 0 {
-            self.bell.left.store(1, Ordering::Release);
+        let end = if is_back {
+            self.bell.returned.load(Ordering::Acquire)
+        } else {
+            self.own.head.load(Ordering::Relaxed)
+        };
+        let there = end.wrapping_sub(from);
+        if there > self.store.size() as u64 {
+            return Err(Broken);
         }
-        Ok(count)
+        if there == 0 {
+            if is_back && self.bell.returning.load(Ordering::Acquire) != from + 1 {
+                return Ok(Recall::Later);
+            }
+            self.bell.left.store(1, Ordering::Release);
+            return Ok(Recall::All);
+        }
+        let count = to.len().min(there as usize);
+        self.store.take(from, &mut to[..count]);
+        Ok(Recall::Bytes(count))
+    }
+
+    /// The reader has not given back what it took: it has been killed, or stopped.
+    pub fn is_forsaken(&self) -> bool {
+        self.own.in_kernel() == 0
+            && self.bell.leaves.load(Ordering::Relaxed) == BACK
+            && self.bell.returned.load(Ordering::Acquire)
+                == self.own.recalled.load(Ordering::Relaxed)
+    }
+
+    /// What was written cannot be sent again: from now on each call fails.
+    pub fn give_up(&mut self) {
+        self.own.in_doubt.store(1, Ordering::Relaxed);
+    }
+
+    fn begin_recall(&self) -> Result<bool, Broken> {
+        let tail = self.taken.tail.load(Ordering::Acquire);
+        self.room(tail)?;
+        self.own.recalled.store(tail, Ordering::Relaxed);
+        self.change_to_tcp(ROUTE_PINNED);
+        Ok(true)
+    }
+
+    /// Says how much is on TCP. False while a send is in the kernel, and where bytes went by unseen.
+    fn stop(&self) -> bool {
+        if self.own.in_kernel() > 0 {
+            return false;
+        }
+        if self.kind() != ROUTE_TCP {
+            self.written.stopped.store(UNCOUNTED, Ordering::Release);
+            return false;
+        }
+        self.own.recalled.store(0, Ordering::Relaxed);
+        let sent = self.own.tcp_data.load(Ordering::Relaxed);
+        self.written.stopped.store(sent + 1, Ordering::Release);
+        true
     }
 
     /// Sends what was recalled: `send` does, and tells how much.
@@ -270,6 +339,8 @@ impl<'a, S: Store> Writing<'a, S> {
         self.own.in_doubt.store(1, Ordering::Relaxed);
         let result = send();
         bump(&self.own.recalled, *result.as_ref().unwrap_or(&0) as u64);
+        let recalled = self.own.recalled.load(Ordering::Relaxed);
+        self.written.retaken.store(recalled, Ordering::Release);
         self.own.in_doubt.store(0, Ordering::Relaxed);
         result
     }

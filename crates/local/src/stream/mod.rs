@@ -4,13 +4,15 @@
 //! see: a byte may have come by the ring, and a wait may spin first. All sleeping is done
 //! by the kernel on the TCP socket, so time limits, signals, resets and the end work as ever.
 
+mod leaving;
 mod reading;
 mod waits;
 mod writing;
 
+pub use leaving::{leave, oblige, pin};
 pub use reading::{ReadHow, queued, recv};
 pub use waits::{hush, prepare, settle};
-pub use writing::{WriteHow, call, oblige, overflow, pin, publish, send};
+pub use writing::{WriteHow, call, overflow, publish, send};
 
 use crate::end::{Broken, End, Found, Reading};
 use crate::lock::Reentered;
@@ -49,6 +51,8 @@ pub trait Tcp {
     fn ring(&self) -> Result<(), Errno>;
     /// send(2), as the program wants it: it waits if the program's call does.
     fn send(&self, from: &[IoSlice<'_>]) -> Result<usize, Errno>;
+    /// send(2) without waiting, and without SIGPIPE.
+    fn send_now(&self, from: &[u8]) -> Result<usize, Errno>;
     /// A clock that only goes forward, in nanoseconds.
     fn now_ns(&self) -> u64;
 }

@@ -85,6 +85,10 @@ fn attempt<S: Store + Copy>(
     peek: bool,
 ) -> Result<usize, Errno> {
     let mut reading = end.reading(threads)?;
+    if reading.is_drained(threads)? {
+        // It is sent again.
+        return Err(Errno::AGAIN);
+    }
     let room = room(to);
     let mut done = 0;
     for _ in 0..ROUNDS_MAX {
@@ -357,8 +361,10 @@ pub fn recv<S: Store + Copy>(
             Err(error) => return partly(end, done, error),
         }
         let asleep = end.asleep();
-        if prepare(end, tcp, threads, enough - done)? {
-            continue;
+        match prepare(end, tcp, threads, enough - done) {
+            Ok(false) => {}
+            Ok(true) => continue,
+            Err(error) => return partly(end, done, error),
         }
         let result = sleep(end, tcp, done, how.spin_ns);
         drop(asleep);
@@ -366,9 +372,8 @@ pub fn recv<S: Store + Copy>(
             Ok(_) => {}
             Err(error) if is_end(end, error) => {}
             Err(error) => {
-                if !is_in_ring(&end.reading(threads)?)?
-                    || matches!(error, Errno::AGAIN | Errno::INTR)
-                {
+                let is_behind = end.reading(threads).is_ok_and(|it| is_in_ring(&it) == Ok(true));
+                if !is_behind || matches!(error, Errno::AGAIN | Errno::INTR) {
                     return partly(end, done, error);
                 }
                 // It comes behind what the ring holds.

@@ -1,7 +1,7 @@
 //! Waits in the kernel, of whatever kind: what is to be done before, and what is to be told behind.
 
+use super::leaving::oblige;
 use super::reading::drop_bells;
-use super::writing::oblige;
 use super::{ROUNDS_MAX, Tcp, is_in_ring, keep};
 use crate::end::{Arm, End, Found, Reading};
 use crate::lock::Threads;

@@ -1,5 +1,6 @@
 //! Writes: into the ring, over TCP when it is full, again over TCP for a peer that leaves; and the doorbells.
 
+use super::leaving::{oblige, resend};
 use super::waits::hush;
 use super::{ROOM_NS_MAX, Tcp, is_end};
 use crate::end::{End, Way, Writing};
@@ -16,6 +17,8 @@ const BULK_BYTES: usize = 32 * 1024;
 pub struct WriteHow {
     /// How long a full ring is waited for, in nanoseconds. Zero where the caller does not wait.
     pub spin_ns: u64,
+    /// Neither MSG_DONTWAIT nor O_NONBLOCK.
+    pub waits: bool,
 }
 
 /// Writes, as send(2) does.
@@ -26,10 +29,30 @@ pub fn send<S: Store + Copy>(
     from: &[IoSlice<'_>],
     how: WriteHow,
 ) -> Result<usize, Errno> {
+    loop {
+        if let Some(count) = send_unless_asked(end, tcp, threads, from, how)? {
+            return Ok(count);
+        }
+    }
+}
+
+/// None when the peer has asked in the middle for what must be sent first, and this call may wait for that.
+fn send_unless_asked<S: Store + Copy>(
+    end: &End<'_, S>,
+    tcp: &impl Tcp,
+    threads: &impl Threads,
+    from: &[IoSlice<'_>],
+    how: WriteHow,
+) -> Result<Option<usize>, Errno> {
     let len = from.iter().map(|buffer| buffer.len()).sum::<usize>();
     let mut writing = end.writing(threads)?;
-    if writing.must_leave() {
-        resend(&mut writing, tcp)?;
+    while writing.must_leave() {
+        drop(writing);
+        match oblige(end, tcp, threads) {
+            Err(Errno::AGAIN) if how.waits => {}
+            result => result?,
+        }
+        writing = end.writing(threads)?;
     }
     if end.is_peer_closed() || (writing.is_suspicious() && tcp.has_failed()) {
         // What becomes of bytes for a closed socket is TCP's to say.
@@ -40,7 +63,10 @@ pub fn send<S: Store + Copy>(
     // Where nobody spins, the processors that TCP keeps busy at once are worth more than the ring.
     let is_bulk = how.spin_ns == 0 && len >= end.outgoing.size().max(BULK_BYTES);
     if is_bulk && writing.is_on_ring() {
-        overflow(&mut writing, tcp)?;
+        match overflow(&mut writing, tcp) {
+            Err(Errno::AGAIN) if how.waits => return Ok(None),
+            result => result?,
+        }
     }
     while (done < len || len == 0) && !is_bulk {
         let fitting = (len - done).min(end.outgoing.size());
@@ -63,7 +89,8 @@ pub fn send<S: Store + Copy>(
         let now = tcp.now_ns();
         if how.spin_ns == 0 || now >= *until.get_or_insert_with(|| now + how.spin_ns) {
             match overflow(&mut writing, tcp) {
-                Err(_) if done > 0 => return Ok(done),
+                Err(_) if done > 0 => return Ok(Some(done)),
+                Err(Errno::AGAIN) if how.waits => return Ok(None),
                 result => result?,
             }
             break;
@@ -71,17 +98,17 @@ pub fn send<S: Store + Copy>(
         (0..32).for_each(|_| std::hint::spin_loop());
     }
     if done == len && len > 0 {
-        return Ok(len);
+        return Ok(Some(len));
     }
     hush(end, tcp, threads);
     let kernel = writing.enter_kernel();
     let result = if done == 0 { tcp.send(from) } else { tcp.send(&rest(from, done)) };
     kernel.sent(*result.as_ref().unwrap_or(&0));
     match result {
-        Ok(count) => Ok(done + count),
-        Err(_) if done > 0 => Ok(done),
+        Ok(count) => Ok(Some(done + count)),
+        Err(_) if done > 0 => Ok(Some(done)),
         // The reset has been told with this, and the kernel says what becomes of writes.
-        Err(error) if is_end(end, error) => tcp.send(from),
+        Err(error) if is_end(end, error) => tcp.send(from).map(Some),
         Err(error) => Err(error),
     }
 }
@@ -96,6 +123,13 @@ pub fn publish<S: Store>(
     if writing.publish(count) {
         ring(tcp, threads)?;
         writing.has_rung();
+    }
+    if writing.must_leave() {
+        // It may have looked before this was there, and be gone.
+        match resend(writing, tcp) {
+            Err(Errno::AGAIN) => {}
+            result => result?,
+        }
     }
     Ok(())
 }
@@ -170,55 +204,4 @@ fn rest<'b>(buffers: &'b [IoSlice<'_>], skip: usize) -> Vec<IoSlice<'b>> {
         }
     }
     rest
-}
-
-/// Does what the peer asks for when it leaves; nothing when it does not. For one who is about to wait.
-pub fn oblige<S: Store + Copy>(
-    end: &End<'_, S>,
-    tcp: &impl Tcp,
-    threads: &impl Threads,
-) -> Result<(), Errno> {
-    let mut writing = end.writing(threads)?;
-    if writing.must_leave() { resend(&mut writing, tcp) } else { Ok(()) }
-}
-
-/// The stream is to stay on TCP for good, and what the peer is owed of the ring is there already. For one who
-/// is about to send a FIN, or to write in a way that the ring does not know.
-pub fn pin<S: Store + Copy>(
-    end: &End<'_, S>,
-    tcp: &impl Tcp,
-    threads: &impl Threads,
-) -> Result<(), Errno> {
-    hush(end, tcp, threads);
-    let mut until = None;
-    loop {
-        let mut writing = end.writing(threads)?;
-        if writing.pin() {
-            return Ok(());
-        }
-        match resend(&mut writing, tcp) {
-            Ok(()) => return Ok(()),
-            Err(Errno::AGAIN) => {}
-            Err(error) => return Err(error),
-        }
-        drop(writing);
-        let now = tcp.now_ns();
-        if now >= *until.get_or_insert(now + ROOM_NS_MAX) {
-            return Err(Errno::AGAIN);
-        }
-        threads.yield_now();
-    }
-}
-
-/// The peer wants everything over TCP: sends it again what it has not taken from the ring. When
-/// the socket is full, the rest is for the next call.
-fn resend<S: Store>(writing: &mut Writing<'_, S>, tcp: &impl Tcp) -> Result<(), Errno> {
-    let mut unread = [0; 4096];
-    loop {
-        let count = writing.recall(&mut unread)?;
-        if count == 0 {
-            return Ok(());
-        }
-        writing.resend(|| tcp.send(&[IoSlice::new(&unread[..count])]))?;
-    }
 }
