@@ -132,6 +132,13 @@ fn discard(
     Ok(done)
 }
 
+/// The stream stays on TCP for good. That may take a doorbell, as a read does.
+pub fn pin(used: &Used) {
+    let fd = used.here.fd.load(Ordering::Relaxed);
+    let _ = stream::pin(&used.end, &Socket { fd, flags: libc::MSG_NOSIGNAL }, &Family);
+    has_read(used);
+}
+
 /// Behind a read: the sets that have the connection look at it again.
 #[inline]
 fn has_read(used: &Used) {
@@ -212,7 +219,7 @@ pub unsafe fn write(fd: c_int, iov: *const iovec, count: usize, flags: c_int) ->
             if flags & (libc::MSG_OOB | libc::MSG_ZEROCOPY | libc::MSG_FASTOPEN) != 0
                 || count > PIECES_MAX
             {
-                let _ = stream::pin(end, &socket, &Family);
+                pin(&used);
                 return None;
             }
             let waits = flags & libc::MSG_DONTWAIT == 0 && !found.is_nonblocking();

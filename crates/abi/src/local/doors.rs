@@ -2,8 +2,8 @@
 //! such a way is brought back to TCP first, whole and for good.
 
 use super::connections::{self, Connection, State};
-use super::pairing;
 use super::socket::{Family, Socket};
+use super::{calls, pairing};
 use crate::sys::enter;
 use libc::{c_int, msghdr};
 use sosplice_local::end::End;
@@ -20,8 +20,7 @@ pub fn shutting_down(fd: c_int, how: c_int) {
     }
     // What follows is the kernel's to refuse; what was written before is in the ring already.
     if let Some(found) = connections::paired(fd) {
-        let socket = Socket { fd, flags: libc::MSG_NOSIGNAL };
-        let _ = stream::pin(&found.end, &socket, &Family);
+        calls::pin(&found);
     }
 }
 
@@ -55,10 +54,7 @@ pub fn written_unseen(fd: c_int) {
     }
     let Some(found) = connections::of(fd) else { return };
     match found.used() {
-        Some(used) => {
-            let socket = Socket { fd, flags: libc::MSG_NOSIGNAL };
-            let _ = stream::pin(&used.end, &socket, &Family);
-        }
+        Some(used) => calls::pin(&used),
         None => leave(found, fd),
     }
 }
