@@ -132,6 +132,13 @@ fn discard(
     Ok(done)
 }
 
+/// The stream stays on TCP for good. That may take a doorbell, as a read does.
+pub fn pin(used: &Used) {
+    let fd = used.here.fd.load(Ordering::Relaxed);
+    let _ = stream::pin(&used.end, &Socket { fd, flags: libc::MSG_NOSIGNAL }, &Family);
+    has_read(used);
+}
+
 /// Behind a read: the sets that have the connection look at it again.
 #[inline]
 fn has_read(used: &Used) {
@@ -212,14 +219,17 @@ pub unsafe fn write(fd: c_int, iov: *const iovec, count: usize, flags: c_int) ->
             if flags & (libc::MSG_OOB | libc::MSG_ZEROCOPY | libc::MSG_FASTOPEN) != 0
                 || count > PIECES_MAX
             {
-                let _ = stream::pin(end, &socket, &Family);
+                pin(&used);
                 return None;
             }
             let waits = flags & libc::MSG_DONTWAIT == 0 && !found.is_nonblocking();
-            let how = WriteHow { spin_ns: if waits { spin_ns() } else { 0 } };
+            let how = WriteHow { spin_ns: if waits { spin_ns() } else { 0 }, waits };
             // SAFETY: the caller's.
             let from = unsafe { buffers(iov, count) };
-            Some(raw(stream::send(end, &socket, &Family, from, how)))
+            let result = stream::send(end, &socket, &Family, from, how);
+            // It may have taken a doorbell.
+            has_read(&used);
+            Some(raw(result))
         }
     }
 }
@@ -290,6 +300,10 @@ pub unsafe fn send_file(fd: c_int, from: c_int, offset: *mut off_t, count: usize
         }
         Whose::Paired(used) => {
             let end = &used.end;
+            let socket = Socket { fd, flags: libc::MSG_NOSIGNAL };
+            if let Err(error) = stream::oblige(end, &socket, &Family) {
+                return Some(-(error.raw_os_error() as Raw));
+            }
             let Ok(mut writing) = end.writing(&Family) else { return Some(AGAIN) };
             let mut done = 0;
             loop {
@@ -297,7 +311,6 @@ pub unsafe fn send_file(fd: c_int, from: c_int, offset: *mut off_t, count: usize
                     Err(_) => return Some(-(libc::ECONNRESET as Raw)),
                     Ok(Way::Tcp) => break,
                     Ok(Way::Ring(0)) => {
-                        let socket = Socket { fd, flags: libc::MSG_NOSIGNAL };
                         if let Err(error) = stream::overflow(&mut writing, &socket) {
                             let error = -(error.raw_os_error() as Raw);
                             return Some(if done > 0 { done as Raw } else { error });
@@ -323,7 +336,6 @@ pub unsafe fn send_file(fd: c_int, from: c_int, offset: *mut off_t, count: usize
                             unsafe { *offset += got as off_t };
                         }
                         done += got as usize;
-                        let socket = Socket { fd, flags: 0 };
                         let published =
                             stream::publish(&mut writing, &socket, &Family, got as usize);
                         if let Err(errno) = published {
@@ -365,11 +377,14 @@ pub unsafe fn splice_to(fd: c_int, call: impl Fn() -> Raw) -> Option<Raw> {
         }
         Whose::Paired(used) => {
             let end = &used.end;
+            let socket = Socket { fd, flags: libc::MSG_NOSIGNAL };
+            if let Err(error) = stream::oblige(end, &socket, &Family) {
+                return Some(-(error.raw_os_error() as Raw));
+            }
             let Ok(mut writing) = end.writing(&Family) else { return Some(AGAIN) };
             match writing.way(1) {
                 Err(_) => return Some(-(libc::ECONNRESET as Raw)),
                 Ok(Way::Ring(_)) => {
-                    let socket = Socket { fd, flags: libc::MSG_NOSIGNAL };
                     if let Err(error) = stream::overflow(&mut writing, &socket) {
                         return Some(-(error.raw_os_error() as Raw));
                     }
@@ -429,6 +444,9 @@ fn splice_once(
     call: &impl Fn() -> Raw,
 ) -> Result<usize, Errno> {
     let mut reading = end.reading(&Family)?;
+    if reading.is_drained(&Family)? {
+        return Err(Errno::AGAIN);
+    }
     match reading.look()? {
         Found::Ring(queued) => {
             let (at, len) = end.incoming.piece(reading.position(), queued.min(len));

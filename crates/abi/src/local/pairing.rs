@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use sosplice_local::end::{End, Found};
 use sosplice_local::member::{self, Mail, Member};
 use sosplice_local::ring::Ring;
-use sosplice_local::stream::Tcp;
+use sosplice_local::stream::{self, Tcp};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
@@ -291,6 +291,7 @@ pub fn withdraw(found: Connection) {
 /// The last descriptor goes. Unread bytes make a reset; a doorbell is no byte.
 fn finish(end: &End<'static, Ring>, fd: c_int) {
     let socket = Socket { fd, flags: 0 };
+    stream::hush(end, &socket, &Family);
     let Ok(mut reading) = end.reading(&Family) else { return };
     let due = reading.bells_due();
     if due > 0 && reading.take_bells(|| socket.discard(due)).is_err() {

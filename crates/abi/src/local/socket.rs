@@ -113,6 +113,12 @@ impl Tcp for Socket {
         result(unsafe { enter!(SYS_sendmsg, self.fd, &raw const message, self.flags) })
     }
 
+    fn send_now(&self, from: &[u8]) -> Result<usize, Errno> {
+        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+        // SAFETY: the bytes are only read.
+        result(unsafe { enter!(SYS_sendto, self.fd, from.as_ptr(), from.len(), flags, 0, 0) })
+    }
+
     fn now_ns(&self) -> u64 {
         now_ns()
     }
@@ -150,6 +156,12 @@ impl Threads for Family {
     fn yield_now(&self) {
         // SAFETY: no arguments.
         unsafe { enter!(SYS_sched_yield) };
+    }
+
+    fn nap(&self) {
+        let time = libc::timespec { tv_sec: 0, tv_nsec: 200_000 };
+        // SAFETY: the time lives through the call.
+        unsafe { enter!(SYS_nanosleep, &raw const time, 0) };
     }
 
     fn lives(&self, id: u32) -> bool {
