@@ -19,7 +19,7 @@ pub const RING_BYTES_MIN: usize = 4096;
 pub const RING_BYTES_MAX: usize = 64 << 20;
 
 /// First word of a header: the layout's name and version.
-pub const MAGIC: u64 = u64::from_le_bytes(*b"sosring1");
+pub const MAGIC: u64 = u64::from_le_bytes(*b"sosring2");
 
 /// [`Bell::bell_at`]: do not ring.
 pub const NEVER: u64 = 0;
