@@ -322,6 +322,11 @@ pub fn before_fork() {
     }
 }
 
+/// The calls of the parent's other threads are not the child's.
+pub fn after_fork_in_child() {
+    all().for_each(|(_, found)| found.here.users.store(0, Ordering::SeqCst));
+}
+
 /// The connection that a token names, if it is still there and here.
 pub fn by_token(token: u64) -> Option<Connection> {
     let found = connection(token as u32);

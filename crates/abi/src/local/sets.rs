@@ -11,7 +11,7 @@ use super::spin_ns;
 use super::waits::{prepare, prepare_behind, settle, spin};
 use crate::sys::{Raw, enter};
 use libc::{c_int, epoll_event, sigset_t};
-use sosplice_local::lock::Lock;
+use sosplice_local::lock::{Held, Lock};
 use sosplice_local::patience::Patience;
 use std::cell::UnsafeCell;
 use std::collections::BTreeMap;
@@ -143,6 +143,17 @@ impl Set {
 
 fn all() -> impl Iterator<Item = (c_int, &'static Set)> {
     (0..TOP.load(Ordering::Acquire) as c_int).filter_map(|epoll| Some((epoll, set(epoll)?)))
+}
+
+/// Before a fork: nobody is inside a set as long as this lives, so the child gets them whole. One that this very
+/// thread is inside of, whom a signal has made fork, is let be.
+pub fn hold() -> Vec<Held<'static>> {
+    all().filter_map(|(_, set)| set.lock.take(&Family).ok()).collect()
+}
+
+/// The threads that sleep on the sets are the parent's.
+pub fn after_fork_in_child() {
+    all().for_each(|(_, set)| set.sleepers.store(0, Ordering::SeqCst));
 }
 
 /// The descriptors of all sets that we know, or knew.

@@ -4,6 +4,7 @@ use crate::calls::*;
 use crate::cases;
 use crate::duplicates::{RECORD, RECORDS, read_records, record, trips};
 use crate::end::End;
+use crate::waits::*;
 use libc::{c_int, pid_t};
 use std::net::TcpListener;
 use std::os::fd::{AsRawFd, IntoRawFd};
@@ -19,6 +20,7 @@ cases! {
     PROCESSES a_child_that_closes_ends_nothing;
     PROCESSES a_process_goes_to_the_background;
     PROCESSES a_fork_while_a_thread_reads;
+    PROCESSES forks_while_threads_use_a_set;
     OWN_PROCESSES a_server_that_forks_for_each;
     OWN_PROCESSES a_server_that_forked_before;
 }
@@ -213,6 +215,39 @@ fn a_fork_while_a_thread_reads(end: &mut End) {
     }
     let all = reader.join().unwrap();
     end.saw("all", all);
+}
+
+/// The child closes what it has, as children do, and must not wait for a thread that it has not.
+fn forks_while_threads_use_a_set(end: &mut End) {
+    let (fd, set) = (end.fd, epoll());
+    add(set, fd, libc::EPOLLIN, 1);
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    let order = std::sync::atomic::Ordering::Relaxed;
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !is_over.load(order) {
+                    control(set, libc::EPOLL_CTL_MOD, fd, libc::EPOLLIN, 2);
+                    wait(set, 0);
+                }
+            });
+        }
+        for _ in 0..100 {
+            // SAFETY: the child makes no call that is not safe behind a fork of threads.
+            let pid = unsafe { libc::fork() };
+            if pid == 0 {
+                // SAFETY: does not return.
+                unsafe {
+                    libc::close(fd);
+                    libc::close(set);
+                    libc::_exit(0);
+                }
+            }
+            assert_eq!(join(pid), 0);
+        }
+        is_over.store(true, order);
+    });
+    trips(end, fd, 20);
 }
 
 fn a_server_that_forks_for_each(end: &mut End) {
