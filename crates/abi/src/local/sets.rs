@@ -9,6 +9,7 @@ use super::connections::{self, Used};
 use super::socket::{Family, now_ns};
 use super::spin_ns;
 use super::waits::{prepare, prepare_behind, settle, spin};
+use crate::interpose::next;
 use crate::sys::{Raw, enter};
 use libc::{c_int, epoll_event, sigset_t};
 use sosplice_local::lock::{Held, Lock};
@@ -138,6 +139,22 @@ impl Set {
         // SAFETY: the lock is held, and `act` cannot come back here: it calls nothing that asks
         // for this set's lock.
         Some(act(unsafe { &mut *self.inner.get() }))
+    }
+}
+
+/// A thread that sleeps in the kernel on a set.
+struct Asleep<'a>(&'a Set);
+
+impl Set {
+    fn asleep(&self) -> Asleep<'_> {
+        self.sleepers.fetch_add(1, Ordering::SeqCst);
+        Asleep(self)
+    }
+}
+
+impl Drop for Asleep<'_> {
+    fn drop(&mut self) {
+        self.0.sleepers.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -422,13 +439,12 @@ pub unsafe fn wait(
     let set = made(epoll)?;
     if !connections::any_paired() {
         // A connection of the set may be paired while this sleeps.
-        set.sleepers.fetch_add(1, Ordering::SeqCst);
-        let at = events.as_mut_ptr();
+        let asleep = set.asleep();
         let limit =
             timeout.map_or(-1, |ns| c_int::try_from(ns.div_ceil(1_000_000)).unwrap_or(c_int::MAX));
-        // SAFETY: room for so many; the mask is the caller's.
-        let found = unsafe { enter!(SYS_epoll_pwait, epoll, at, events.len(), limit, mask, 8) };
-        set.sleepers.fetch_sub(1, Ordering::SeqCst);
+        // SAFETY: the mask is the caller's.
+        let found = unsafe { sleep(epoll, events, limit, mask) };
+        drop(asleep);
         if found <= 0 || !connections::any_paired() {
             return Some(found);
         }
@@ -489,10 +505,8 @@ pub unsafe fn wait(
             }
         }
         set.rings_in_a_row.store(0, Ordering::Relaxed);
-        let is_ready = told > 0 || {
-            set.sleepers.fetch_add(1, Ordering::SeqCst);
-            arm_all(set, true) | prepare_inner_sets(set)
-        };
+        let asleep = (told == 0).then(|| set.asleep());
+        let is_ready = told > 0 || arm_all(set, true) | prepare_inner_sets(set);
         let left = match deadline {
             _ if is_ready => 0,
             Some(deadline) => {
@@ -501,16 +515,14 @@ pub unsafe fn wait(
             }
             None => -1,
         };
-        let room = events.len() - told;
-        let at = events[told..].as_mut_ptr();
         let begun = if is_ready || spin_ns() == 0 { 0 } else { now_ns() };
-        // SAFETY: room for so many; the mask is the caller's.
-        let found = unsafe { enter!(SYS_epoll_pwait, epoll, at, room, left, mask, 8) };
+        // SAFETY: the mask is the caller's.
+        let found = unsafe { sleep(epoll, &mut events[told..], left, mask) };
         if begun != 0 {
             set.patience.waited(now_ns() - begun, spin_ns());
         }
-        if told == 0 {
-            set.sleepers.fetch_sub(1, Ordering::SeqCst);
+        if let Some(asleep) = asleep {
+            drop(asleep);
             set.with(|inner| {
                 // Another thread may rely on what was asked for.
                 if set.sleepers.load(Ordering::SeqCst) == 0 {
@@ -527,6 +539,23 @@ pub unsafe fn wait(
             return Some(kept as Raw);
         }
     }
+}
+
+/// In libc's function, inside which a thread can be cancelled.
+///
+/// # Safety
+/// `mask` is null or the program's.
+unsafe fn sleep(
+    epoll: c_int,
+    events: &mut [epoll_event],
+    limit: c_int,
+    mask: *const sigset_t,
+) -> Raw {
+    let room = c_int::try_from(events.len()).unwrap_or(c_int::MAX);
+    // SAFETY: room for so many; the mask is the caller's.
+    next::raw(|| unsafe {
+        next::epoll_pwait(epoll, events.as_mut_ptr(), room, limit, mask) as isize
+    })
 }
 
 /// Sets in the set that have something, or are armed now.

@@ -6,6 +6,7 @@
 use super::connections::{self, Used};
 use super::socket::{Family, Socket, now_ns};
 use super::{sets, spin_ns};
+use crate::interpose::next;
 use crate::sys::{Raw, enter, timespec_of};
 use libc::{c_short, pollfd, sigset_t};
 use sosplice_local::end::Asleep;
@@ -134,7 +135,9 @@ pub unsafe fn poll(fds: &mut [pollfd], timeout: Option<u64>, mask: *const sigset
         let left_at = left.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
         let begun = if ready || spin_ns() == 0 { 0 } else { now_ns() };
         // SAFETY: the set and the time live through the call; the mask is the caller's.
-        let found = unsafe { enter!(SYS_ppoll, fds.as_mut_ptr(), fds.len(), left_at, mask, 8) };
+        let found = next::raw(|| unsafe {
+            next::ppoll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, left_at, mask) as isize
+        });
         if begun != 0 {
             PATIENCE.waited(now_ns() - begun, spin_ns());
         }
