@@ -123,8 +123,12 @@ fn dup_call(old: c_int) -> Raw {
 }
 
 fn dup3_call(old: c_int, new: c_int, flags: c_int) -> Raw {
-    if old != new && local::is_on() && new >= 0 && is_open(old) && !descriptors::is_hidden(new) {
-        leave(new);
+    if old != new && local::is_on() && new >= 0 && is_open(old) {
+        if descriptors::is_hidden(new) {
+            local::make_way(new);
+        } else {
+            leave(new);
+        }
     }
     if old != new && keeps_tables() && new >= 0 {
         if descriptors::is_hidden(new) {

@@ -77,6 +77,12 @@ fn settings() -> Option<&'static Settings> {
     SETTINGS.get()
 }
 
+/// The program is about to put a descriptor of its own where one of ours is.
+pub fn make_way(fd: libc::c_int) {
+    pairing::make_way(fd);
+    sets::make_way(fd);
+}
+
 /// Descriptors in a range that something here knows.
 pub fn open_between(first: libc::c_int, last: libc::c_int) -> Vec<libc::c_int> {
     let mut all: Vec<_> = connections::all().map(|(fd, _)| fd).collect();

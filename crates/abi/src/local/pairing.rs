@@ -152,6 +152,21 @@ fn join(_: &lock::Guard) -> Option<&'static Member> {
     member()
 }
 
+/// If the membership has this descriptor it gets another. What is said would go to the program's socket else.
+pub fn make_way(fd: c_int) {
+    let _guard = lock::hold();
+    let Some(member) = member().filter(|member| member.raw_fds().contains(&fd)) else { return };
+    descriptors::forget_hidden(fd);
+    // The present number stays open: nobody else may get it before the program does.
+    // SAFETY: no pointers.
+    let other = unsafe { enter!(SYS_fcntl, fd, libc::F_DUPFD_CLOEXEC, 0) };
+    if other < 0 {
+        MEMBER.store(std::ptr::null_mut(), Ordering::Release);
+    } else {
+        member.renumber(|_| descriptors::hide(other as c_int));
+    }
+}
+
 #[cold]
 fn fetch() {
     let _guard = lock::hold();

@@ -342,6 +342,13 @@ const KICK: u64 = 0x736f_7370_6c69_6365;
 /// Always readable; none until it is needed.
 static ALARM: AtomicI32 = AtomicI32::new(-1);
 
+/// The program puts its own descriptor there: the alarm is made anew when it is needed.
+pub fn make_way(fd: c_int) {
+    if ALARM.compare_exchange(fd, -1, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+        crate::descriptors::forget_hidden(fd);
+    }
+}
+
 /// Wakes one who sleeps on the set, to look again.
 fn kick(epoll: c_int) {
     let mut alarm = ALARM.load(Ordering::Acquire);
