@@ -135,6 +135,13 @@ pub fn is_nonblocking(fd: c_int) -> bool {
     flags >= 0 && flags as c_int & libc::O_NONBLOCK != 0
 }
 
+/// Whether the kernel sends a signal for what comes (O_ASYNC).
+pub fn is_signal_driven(fd: c_int) -> bool {
+    // SAFETY: no pointers.
+    let flags = unsafe { enter!(SYS_fcntl, fd, libc::F_GETFL) };
+    flags >= 0 && flags as c_int & libc::O_ASYNC != 0
+}
+
 /// Moves a descriptor of ours to a number that no program expects to be free.
 pub fn hide(fd: c_int) -> c_int {
     let mut limit = libc::rlimit { rlim_cur: 1024, rlim_max: 1024 };

@@ -313,11 +313,27 @@ pub fn all() -> impl Iterator<Item = (c_int, Connection)> {
     })
 }
 
+/// What a fork gives to one more process, by its tokens.
+pub type Given = Vec<u64>;
+
 /// A fork is about to give everything to one more process.
-pub fn before_fork() {
+pub fn before_fork() -> Given {
+    let mut given = Given::new();
     for (fd, found) in all() {
         if found.here.fd.load(Ordering::Relaxed) == fd {
             found.record.holders.fetch_add(1, Ordering::AcqRel);
+            given.push(found.token());
+        }
+    }
+    given
+}
+
+/// There was no such process. What was closed meanwhile was closed as if there were.
+pub fn fork_has_failed(given: Given) {
+    for token in given {
+        let found = connection(token as u32);
+        if found.token() == token && found.lets_go() {
+            found.release();
         }
     }
 }
@@ -439,6 +455,13 @@ impl Connection {
                 _ => return false,
             }
         }
+    }
+
+    /// Whether [`Connection::attach`] is worth a try: nobody is in its way that will be there for long.
+    pub fn may_attach(&self) -> bool {
+        self.record.holders.load(Ordering::Relaxed) == 1
+            && self.record.reads.load(Ordering::Relaxed) == 0
+            && self.record.own.writing.in_kernel() == 0
     }
 
     /// From plain to paired: `ready` is asked when no call is in the kernel, and may refuse.

@@ -94,7 +94,7 @@ pub fn attend(found: Connection) {
     {
         fetch();
     }
-    if found.here.offer.load(Ordering::Relaxed) != 0 {
+    if found.here.offer.load(Ordering::Relaxed) != 0 && found.may_attach() {
         attach(found);
     }
 }
@@ -241,6 +241,7 @@ fn prepare(found: Connection, fd: c_int) -> bool {
     let option = |level, name| sys::int_option(fd, level, name).unwrap_or(0);
     if option(libc::SOL_SOCKET, libc::SO_RCVLOWAT) > 1
         || option(libc::SOL_SOCKET, libc::SO_ZEROCOPY) != 0
+        || sys::is_signal_driven(fd)
     {
         return false;
     }

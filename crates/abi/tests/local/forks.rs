@@ -21,6 +21,7 @@ cases! {
     PROCESSES a_process_goes_to_the_background;
     PROCESSES a_fork_while_a_thread_reads;
     PROCESSES forks_while_threads_use_a_set;
+    PROCESSES a_fork_that_fails;
     OWN_PROCESSES a_server_that_forks_for_each;
     OWN_PROCESSES a_server_that_forked_before;
 }
@@ -248,6 +249,36 @@ fn forks_while_threads_use_a_set(end: &mut End) {
         is_over.store(true, order);
     });
     trips(end, fd, 20);
+}
+
+/// There is no child that has the connection: closing it over unread bytes resets it.
+fn a_fork_that_fails(end: &mut End) {
+    if end.near() {
+        send_all(end.fd, b"unread");
+        end.meet();
+        end.meet();
+        await_reset(end.fd);
+        end.saw("end", read(end.fd, 1));
+        return;
+    }
+    end.meet();
+    await_queued(end.fd, 6);
+    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: no pointers but the limit, which lives through the call; nobody else is this user's.
+    unsafe {
+        // Root has no such limit.
+        if libc::getuid() == 0 {
+            assert_eq!(libc::setresuid(54_321, 54_321, 54_321), 0);
+        }
+        assert_eq!(libc::setrlimit(libc::RLIMIT_NPROC, &raw const none), 0);
+        let pid = libc::fork();
+        if pid == 0 {
+            libc::_exit(0);
+        }
+        assert_eq!((pid, errno()), (-1, libc::EAGAIN));
+    }
+    close(end.fd);
+    end.meet();
 }
 
 fn a_server_that_forks_for_each(end: &mut End) {
