@@ -82,7 +82,7 @@ struct Set {
 // SAFETY: `inner` is reached by `Set::with` only, which has the lock.
 unsafe impl Sync for Set {}
 
-/// The sets by their descriptors; each place is made once and never freed.
+/// The sets by their descriptors, of which several may have one. None is ever freed.
 static SETS: AtomicPtr<AtomicPtr<Set>> = AtomicPtr::new(std::ptr::null_mut());
 /// One past the highest set.
 static TOP: AtomicU32 = AtomicU32::new(0);
@@ -223,18 +223,36 @@ fn is_epoll(fd: c_int, other: c_int) -> bool {
     unsafe { enter!(SYS_epoll_ctl, fd, libc::EPOLL_CTL_DEL, other, 0) == absent }
 }
 
+/// A duplicate was made: of a set it is the same one.
+pub fn duplicated(old: c_int, new: c_int) {
+    let Some(found) = place(old).map(|place| place.load(Ordering::Acquire)) else { return };
+    if !found.is_null()
+        && connections::is_owner()
+        && let Some(place) = place(new)
+    {
+        place.store(found, Ordering::Release);
+        TOP.fetch_max(new as u32 + 1, Ordering::AcqRel);
+    }
+}
+
 /// A descriptor is closed: as a member of sets, and as a set. `twin` is another descriptor of the same
 /// connection: then the kernel keeps the registration.
 pub fn closed(fd: c_int, twin: Option<c_int>) {
     if TOP.load(Ordering::Relaxed) == 0 || !connections::is_owner() {
         return;
     }
-    for (epoll, set) in all() {
-        set.with(|inner| {
-            if epoll == fd {
-                *inner = Inner::default();
-                return;
+    if let Some(gone) = set(fd) {
+        let is_it = |(epoll, other): (c_int, &Set)| epoll != fd && std::ptr::eq(other, gone);
+        if all().any(is_it) {
+            if let Some(place) = place(fd) {
+                place.store(std::ptr::null_mut(), Ordering::Release);
             }
+        } else {
+            gone.with(|inner| *inner = Inner::default());
+        }
+    }
+    for (_, set) in all() {
+        set.with(|inner| {
             inner.sets.retain(|set| *set != fd);
             match twin {
                 Some(twin) => inner.keep(fd, twin),
