@@ -25,7 +25,10 @@ static MEMBER: AtomicPtr<Member> = AtomicPtr::new(std::ptr::null_mut());
 /// When joining may be tried again.
 static NOT_BEFORE: AtomicU64 = AtomicU64::new(0);
 
+/// Between two tries to join; each that the broker has left without an answer doubles it.
 const RETRY_NS: u64 = 1_000_000_000;
+const RETRY_NS_MAX: u64 = 64_000_000_000;
+static RETRY: AtomicU64 = AtomicU64::new(RETRY_NS);
 
 fn member() -> Option<&'static Member> {
     // SAFETY: a leaked box, or null.
@@ -109,8 +112,10 @@ fn announce(found: Connection) {
             let Some(inode) = sys::socket_inode(fd) else { return false };
             found.record.inode.store(inode, Ordering::Relaxed);
             is_wanted(local, peer)
-                && say(member, |member| {
-                    member.announce(found.token(), local, peer, namespace(), ring_bytes)
+                && namespace(fd).is_some_and(|namespace| {
+                    say(member, |member| {
+                        member.announce(found.token(), local, peer, namespace, ring_bytes)
+                    })
                 })
         },
     );
@@ -132,9 +137,19 @@ fn say(member: &Member, what: impl Fn(&Member) -> Result<(), Errno>) -> bool {
     said.is_ok()
 }
 
-/// The network namespace of this process, by its inode.
-fn namespace() -> u64 {
-    rustix::fs::stat(c"/proc/self/ns/net").map_or(0, |stat| stat.st_ino)
+/// The network namespace of a socket, by its inode: this thread's, if it has made the socket there.
+fn namespace(fd: c_int) -> Option<u64> {
+    let inode = rustix::fs::stat(c"/proc/thread-self/ns/net").ok()?.st_ino;
+    let Ok(of_socket) = sys::namespace_cookie(fd) else {
+        // Linux before 5.14.
+        return Some(inode);
+    };
+    // SAFETY: no pointers.
+    let own =
+        unsafe { enter!(SYS_socket, libc::AF_UNIX, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
+    let here = sys::namespace_cookie(own as c_int);
+    sys::close(own as c_int);
+    (here == Ok(of_socket)).then_some(inode)
 }
 
 fn join(_: &lock::Guard) -> Option<&'static Member> {
@@ -145,8 +160,15 @@ fn join(_: &lock::Guard) -> Option<&'static Member> {
     if now < NOT_BEFORE.load(Ordering::Relaxed) {
         return None;
     }
-    NOT_BEFORE.store(now + RETRY_NS, Ordering::Relaxed);
-    let joined = Member::join(&settings()?.dir).ok()?;
+    let joined = Member::join(&settings()?.dir);
+    let retry = match &joined {
+        // It has kept the program waiting.
+        Err(Errno::AGAIN) => (RETRY.load(Ordering::Relaxed) * 2).min(RETRY_NS_MAX),
+        _ => RETRY_NS,
+    };
+    RETRY.store(retry, Ordering::Relaxed);
+    NOT_BEFORE.store(now + retry, Ordering::Relaxed);
+    let joined = joined.ok()?;
     joined.renumber(descriptors::hide);
     MEMBER.store(Box::into_raw(Box::new(joined)), Ordering::Release);
     member()
@@ -216,7 +238,9 @@ fn attach(found: Connection) {
     // The lock keeps another thread from closing it under this.
     let attached = found.attach(|| {
         let is_same = sys::socket_inode(fd) == Some(found.record.inode.load(Ordering::Relaxed));
-        is_same && prepare(found, fd)
+        // While a socket has its connection no other one has these addresses. Before, the peer may have been found
+        // for its successor.
+        is_same && sys::is_connected(fd) && prepare(found, fd)
     });
     match attached {
         None => {}
