@@ -42,6 +42,9 @@ unsafe fn of_ring(
 unsafe extern "C" fn read_loud(fd: c_int, buf: *mut c_void, len: size_t) -> ssize_t {
     // SAFETY: the caller's.
     unsafe {
+        if local::is_none_of_ours(fd) {
+            return next::read(fd, buf, len);
+        }
         // Nothing is read of nothing, whatever is there.
         if len > 0
             && let Some(result) = of_ring(fd, buf, len, 0, || next::read(fd, buf, len))
@@ -58,6 +61,9 @@ unsafe extern "C" fn read_loud(fd: c_int, buf: *mut c_void, len: size_t) -> ssiz
 unsafe extern "C" fn readv_loud(fd: c_int, iov: *const iovec, count: c_int) -> ssize_t {
     // SAFETY: the caller's.
     unsafe {
+        if local::is_none_of_ours(fd) {
+            return next::readv(fd, iov, count);
+        }
         if count >= 0
             && let Some(result) = local::calls::read(fd, iov.cast_mut(), count as usize, 0, &|| {
                 next::raw(|| next::readv(fd, iov, count))
@@ -78,6 +84,9 @@ unsafe extern "C" fn readv_loud(fd: c_int, iov: *const iovec, count: c_int) -> s
 unsafe extern "C" fn recv_loud(fd: c_int, buf: *mut c_void, len: size_t, flags: c_int) -> ssize_t {
     // SAFETY: the caller's.
     unsafe {
+        if local::is_none_of_ours(fd) {
+            return next::recv(fd, buf, len, flags);
+        }
         if let Some(result) = of_ring(fd, buf, len, flags, || next::recv(fd, buf, len, flags)) {
             return ret(result);
         }
@@ -98,6 +107,9 @@ unsafe extern "C" fn recvfrom_loud(
 ) -> ssize_t {
     // SAFETY: the caller's.
     unsafe {
+        if local::is_none_of_ours(fd) {
+            return next::recvfrom(fd, buf, len, flags, addr, addr_len);
+        }
         let kernels = || next::recvfrom(fd, buf, len, flags, addr, addr_len);
         if let Some(result) = of_ring(fd, buf, len, flags, kernels) {
             if result >= 0 && !addr.is_null() && !addr_len.is_null() {

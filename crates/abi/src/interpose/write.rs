@@ -33,6 +33,10 @@ unsafe fn of_ring(
 }
 
 unsafe extern "C" fn write_loud(fd: c_int, buf: *const c_void, len: size_t) -> ssize_t {
+    if local::is_none_of_ours(fd) {
+        // SAFETY: the caller's.
+        return unsafe { next::write(fd, buf, len) };
+    }
     // SAFETY: the caller's.
     let kernels = || unsafe { next::write(fd, buf, len) };
     // SAFETY: the caller's.
@@ -44,6 +48,10 @@ unsafe extern "C" fn write_loud(fd: c_int, buf: *const c_void, len: size_t) -> s
 }
 
 unsafe extern "C" fn writev_loud(fd: c_int, iov: *const iovec, count: c_int) -> ssize_t {
+    if local::is_none_of_ours(fd) {
+        // SAFETY: the caller's.
+        return unsafe { next::writev(fd, iov, count) };
+    }
     // SAFETY: the caller's.
     let kernels = || next::raw(|| unsafe { next::writev(fd, iov, count) });
     if count >= 0
@@ -62,6 +70,10 @@ unsafe extern "C" fn send_loud(
     len: size_t,
     flags: c_int,
 ) -> ssize_t {
+    if local::is_none_of_ours(fd) {
+        // SAFETY: the caller's.
+        return unsafe { next::send(fd, buf, len, flags) };
+    }
     // SAFETY: the caller's.
     let kernels = || unsafe { next::send(fd, buf, len, flags) };
     // SAFETY: the caller's.
@@ -80,6 +92,10 @@ unsafe extern "C" fn sendto_loud(
     addr: *const sockaddr,
     addr_len: socklen_t,
 ) -> ssize_t {
+    if local::is_none_of_ours(fd) {
+        // SAFETY: the caller's.
+        return unsafe { next::sendto(fd, buf, len, flags, addr, addr_len) };
+    }
     // SAFETY: the caller's.
     let kernels = || unsafe { next::sendto(fd, buf, len, flags, addr, addr_len) };
     // SAFETY: the caller's.

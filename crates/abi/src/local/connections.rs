@@ -164,6 +164,7 @@ pub fn begin() -> bool {
     made().is_some()
 }
 
+#[inline(always)]
 fn entry(fd: c_int) -> Option<&'static AtomicU32> {
     let fd = usize::try_from(fd).ok().filter(|fd| *fd < DESCRIPTORS)?;
     let table = TABLE.load(Ordering::Relaxed);
@@ -197,6 +198,12 @@ pub fn of(fd: c_int) -> Option<Connection> {
         return None;
     }
     Some(found)
+}
+
+/// None of ours, as one load tells.
+#[inline(always)]
+pub fn is_unknown(fd: c_int) -> bool {
+    entry(fd).is_none_or(|entry| entry.load(Ordering::Relaxed) == 0)
 }
 
 /// Lets go of a descriptor; of the connection with the last.

@@ -69,6 +69,19 @@ pub fn is_on() -> bool {
     IS_ON.load(Ordering::Relaxed)
 }
 
+/// Whether a call on the descriptor is libc's alone. To be asked first: most descriptors are neither a connection's
+/// nor, where there is no splice, a splice's.
+#[inline(always)]
+pub fn is_none_of_ours(fd: libc::c_int) -> bool {
+    is_on() && connections::is_unknown(fd) && !crate::domain::active()
+}
+
+/// As [`is_none_of_ours`], of any descriptors that are polled.
+#[inline(always)]
+pub fn has_none() -> bool {
+    is_on() && !connections::any_paired() && !crate::domain::active()
+}
+
 fn spin_ns() -> u64 {
     SPIN_NS.load(Ordering::Relaxed)
 }
