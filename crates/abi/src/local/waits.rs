@@ -10,6 +10,7 @@ use crate::interpose::next;
 use crate::sys::{Raw, enter, timespec_of};
 use libc::{c_short, pollfd, sigset_t};
 use sosplice_local::end::Asleep;
+use sosplice_local::lock::Threads;
 use sosplice_local::patience::Patience;
 use sosplice_local::stream;
 use std::sync::atomic::Ordering;
@@ -57,12 +58,16 @@ fn glance(fds: &[pollfd]) -> bool {
     })
 }
 
+/// A peer that runs has answered by then. One that has not may be waiting for this very processor, so from then on
+/// whoever wants it gets it between two looks.
+const ALONE_NS: u64 = 5_000;
+
 /// Spins, if that has been of use lately. True when something is there.
 pub fn spin(patience: &Patience, limit_ns: u64, mut is_there: impl FnMut() -> bool) -> bool {
     if limit_ns == 0 || !patience.is_there() {
         return false;
     }
-    let until = now_ns() + limit_ns;
+    let begun = now_ns();
     loop {
         for _ in 0..32 {
             if is_there() {
@@ -70,8 +75,12 @@ pub fn spin(patience: &Patience, limit_ns: u64, mut is_there: impl FnMut() -> bo
             }
             std::hint::spin_loop();
         }
-        if now_ns() >= until {
+        let spun = now_ns() - begun;
+        if spun >= limit_ns {
             return false;
+        }
+        if spun >= ALONE_NS {
+            Family.yield_now();
         }
     }
 }
