@@ -411,6 +411,12 @@ impl Connection {
         self.record.holders.fetch_sub(1, Ordering::AcqRel) == 1
     }
 
+    /// Bytes have gone over TCP in either direction.
+    pub fn has_carried(&self) -> bool {
+        let Own { reading, writing } = &self.record.own;
+        reading.tcp_data.load(Ordering::Relaxed) | writing.tcp_data.load(Ordering::Relaxed) != 0
+    }
+
     /// Counts a call on a plain connection; how many there were.
     pub fn count_call(&self) -> u32 {
         self.record.calls.fetch_add(1, Ordering::Relaxed)

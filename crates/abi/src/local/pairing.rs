@@ -41,6 +41,25 @@ pub fn begin(fd: c_int) {
     connections::enter(fd);
 }
 
+/// connect(2) has said that a connection is there, or is being made. Of one that carries bytes already it says so
+/// again: begun anew, its count would be short of these.
+pub fn connected(fd: c_int, is_dissolved: bool) {
+    let before = connections::of(fd).filter(|found| !is_dissolved && found.has_carried());
+    let Some(found) = before else { return begin(fd) };
+    let inode = sys::socket_inode(fd);
+    if found.state() == State::Paired && inode == Some(found.record.inode.load(Ordering::Relaxed)) {
+        return;
+    }
+    if found.state() == State::Plain {
+        found.give_up();
+        withdraw(found);
+    }
+    // Or it is another socket's, which was closed behind our back. Nobody can tell.
+    if let Some(made) = connections::enter(fd) {
+        made.give_up();
+    }
+}
+
 fn is_wanted(local: SocketAddr, peer: SocketAddr) -> bool {
     let Some(settings) = settings() else { return false };
     let ports = &settings.ports;

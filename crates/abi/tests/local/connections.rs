@@ -21,6 +21,7 @@ cases! {
     OWN ended_before_the_accept;
     OWN reset_before_the_accept;
     OWN the_same_ports_again_and_again;
+    OWN asked_again_whether_it_is_connected;
     OWN the_same_ports_beside_a_dead_connection;
     OWN_PROCESSES the_same_ports_in_two_namespaces;
     OWN a_disconnected_socket_connects_anew;
@@ -334,6 +335,33 @@ fn show(fd: c_int) {
         pause_ms(1);
     }
     poll(fd, POLLIN, 0);
+}
+
+/// By a second connect, behind bytes that were sent already.
+fn asked_again_whether_it_is_connected(end: &mut End) {
+    use socket2::{Domain, SockAddr, Socket, Type};
+    if end.near() {
+        return;
+    }
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = SockAddr::from(listener.local_addr().unwrap());
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let _ = socket.connect(&address);
+    let served = listener.accept().unwrap().0.into_raw_fd();
+    await_events(socket.as_raw_fd(), libc::POLLOUT);
+    let fd = socket.as_raw_fd();
+    send_all(fd, b"early");
+    end.saw("connected", socket.connect(&address).is_ok());
+    end.saw("early", read_exactly(served, 5));
+    show(fd);
+    show(served);
+    show(fd);
+    // As many as it would be short of.
+    for byte in b"12345, and more" {
+        send_all(fd, &[*byte]);
+    }
+    end.saw("all", read_exactly(served, 15));
 }
 
 /// A server has not looked yet at the reset of a connection, and its client connects anew.
