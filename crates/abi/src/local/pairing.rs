@@ -25,7 +25,7 @@ static MEMBER: AtomicPtr<Member> = AtomicPtr::new(std::ptr::null_mut());
 /// When joining may be tried again.
 static NOT_BEFORE: AtomicU64 = AtomicU64::new(0);
 
-/// Between two tries to join; each that the broker has left without an answer doubles it.
+/// Between two tries to join; longer behind each but the first that the broker has left without an answer.
 const RETRY_NS: u64 = 1_000_000_000;
 const RETRY_NS_MAX: u64 = 64_000_000_000;
 static RETRY: AtomicU64 = AtomicU64::new(RETRY_NS);
@@ -181,11 +181,12 @@ fn join(_: &lock::Guard) -> Option<&'static Member> {
     }
     let joined = Member::join(&settings()?.dir);
     let retry = match &joined {
-        // It has kept the program waiting.
-        Err(Errno::AGAIN) => (RETRY.load(Ordering::Relaxed) * 2).min(RETRY_NS_MAX),
+        // It has kept the program waiting. Once may be chance.
+        Err(Errno::AGAIN) => RETRY.load(Ordering::Relaxed),
         _ => RETRY_NS,
     };
-    RETRY.store(retry, Ordering::Relaxed);
+    let next = if joined.is_err() { retry * 2 } else { RETRY_NS };
+    RETRY.store(next.min(RETRY_NS_MAX), Ordering::Relaxed);
     NOT_BEFORE.store(now + retry, Ordering::Relaxed);
     let joined = joined.ok()?;
     joined.renumber(descriptors::hide);
