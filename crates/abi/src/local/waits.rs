@@ -11,7 +11,7 @@ use crate::sys::{Raw, enter, timespec_of};
 use libc::{c_short, pollfd, sigset_t};
 use sosplice_local::end::Asleep;
 use sosplice_local::lock::Threads;
-use sosplice_local::patience::Patience;
+use sosplice_local::patience::{ALONE_NS, Patience};
 use sosplice_local::stream;
 use std::sync::atomic::Ordering;
 
@@ -57,10 +57,6 @@ fn glance(fds: &[pollfd]) -> bool {
                 || sets::glance(fd.fd))
     })
 }
-
-/// A peer that runs has answered by then. One that has not may be waiting for this very processor, so from then on
-/// whoever wants it gets it between two looks.
-const ALONE_NS: u64 = 5_000;
 
 /// Spins, if that has been of use lately. True when something is there.
 pub fn spin(patience: &Patience, limit_ns: u64, mut is_there: impl FnMut() -> bool) -> bool {

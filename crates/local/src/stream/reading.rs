@@ -4,6 +4,7 @@ use super::waits::prepare;
 use super::{ROUNDS_MAX, Tcp, is_end, is_in_ring, keep};
 use crate::end::{Arm, Broken, End, Found, Reading};
 use crate::lock::Threads;
+use crate::patience::ALONE_NS;
 use crate::ring::Store;
 use crate::sync::Ordering;
 use rustix::io::Errno;
@@ -280,12 +281,12 @@ fn partly<S: Store>(end: &End<'_, S>, done: usize, error: Errno) -> Result<usize
 }
 
 /// Looks at the ring for a while. True when something is there.
-fn spin<S: Store>(end: &End<'_, S>, tcp: &impl Tcp, limit_ns: u64) -> bool {
+fn spin<S: Store>(end: &End<'_, S>, tcp: &impl Tcp, threads: &impl Threads, limit_ns: u64) -> bool {
     if limit_ns == 0 || end.is_tcp() || !end.own.reading.patience.is_there() {
         return false;
     }
     end.note_spin();
-    let until = tcp.now_ns() + limit_ns;
+    let begun = tcp.now_ns();
     loop {
         for _ in 0..64 {
             if end.glance() {
@@ -293,8 +294,12 @@ fn spin<S: Store>(end: &End<'_, S>, tcp: &impl Tcp, limit_ns: u64) -> bool {
             }
             std::hint::spin_loop();
         }
-        if tcp.now_ns() >= until {
+        let spun = tcp.now_ns() - begun;
+        if spun >= limit_ns {
             return false;
+        }
+        if spun >= ALONE_NS {
+            threads.yield_now();
         }
     }
 }
@@ -331,7 +336,7 @@ pub fn recv<S: Store + Copy>(
     loop {
         // What can be had without a system call comes first.
         if !how.now && !end.glance() {
-            spin(end, tcp, how.spin_ns);
+            spin(end, tcp, threads, how.spin_ns);
         }
         // A read from the beginning that was peeked sees the same bytes again.
         let skip = if how.peek { 0 } else { done };
