@@ -15,6 +15,7 @@ mod graph;
 mod listener;
 mod live;
 pub mod origin;
+mod pages;
 pub mod plan;
 mod proxy;
 mod room;
