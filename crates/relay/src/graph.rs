@@ -99,6 +99,7 @@ impl Relay {
         self.by_rule().map(|(name, matches)| (name, matches.total()))
     }
 
+    #[allow(dead_code, reason = "for HTTP relays, which are being built")]
     /// Worker `worker` has found that a request matches the plan's rule number `rule`.
     pub(crate) fn matched(&self, worker: usize, rule: usize) {
         if let Some(matches) = self.rules.get(rule) {
@@ -190,6 +191,7 @@ impl Tally {
         self.down.add(down);
     }
 
+    #[allow(dead_code, reason = "for HTTP relays, which are being built")]
     /// A request has ended, with the status that its client got, if any.
     pub(crate) fn request(&self, status: Option<u16>, request: Carried, response: Carried) {
         self.requests.add(1);

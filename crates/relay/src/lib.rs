@@ -7,8 +7,10 @@
 
 #![forbid(unsafe_code)]
 
+mod admin;
 pub mod budget;
 pub mod config;
+pub mod control;
 mod dial;
 mod error;
 mod graph;
@@ -28,4 +30,4 @@ mod worker;
 pub use error::Error;
 pub use plan::Plan;
 pub use service::Service;
-pub use upstream::{Congestion, Target};
+pub use upstream::{Admin, CheckSnapshot, Congestion, Health, ServerSnapshot, Target};
