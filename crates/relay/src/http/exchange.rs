@@ -18,6 +18,7 @@ use answer::{Miss, Scene};
 use deliver::{Delivered, Delivery};
 use link::{Reuse, Search};
 use sosplice::Carried;
+use sosplice::sys;
 use sosplice::tokio::{Registered, Socket};
 use std::time::{Duration, Instant};
 
@@ -260,6 +261,10 @@ impl<'x, S: Site> Exchange<'x, S> {
                     match self.deliver(delivery).await {
                         Delivered::Refused(fault) => break fault,
                         Delivered::Broken(fault) => {
+                            // What it does not take would lie in the kernel for long.
+                            if matches!(fault, Fault::ClientStalled) {
+                                let _ = sys::reset_on_close(self.client);
+                            }
                             ledger.fault = Some(fault);
                             return Next::Close;
                         }

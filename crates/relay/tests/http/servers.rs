@@ -169,6 +169,22 @@ async fn a_connection_that_was_closed_unused_costs_no_request() {
 }
 
 #[tokio::test]
+async fn an_answer_that_nobody_asked_for_answers_nobody() {
+    let bench = Bench::new().await;
+    let (mut client, mut server) = asked(&bench, GET).await;
+    send(&mut server, OK).await;
+    expect(&mut client, OK).await;
+    bench.line(0).await;
+    send(&mut server, "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil").await;
+    send(&mut client, GET).await;
+    let mut other = bench.server().await;
+    expect(&mut other, GET).await;
+    send(&mut other, OK).await;
+    expect(&mut client, OK).await;
+    assert_eq!(bench.connects(), 2);
+}
+
+#[tokio::test]
 async fn a_request_is_repeated_once_if_nothing_could_have_come_of_it() {
     for (request, is_repeated) in [
         (GET, true),
