@@ -99,6 +99,18 @@ async fn silence_ends_a_connection_and_half_a_head_is_told_so() {
     assert_eq!(bench.line_count(), 2);
 }
 
+/// A close with unread bytes is a reset, which may overtake the answer.
+#[tokio::test]
+async fn a_client_that_is_refused_may_go_on_sending_for_a_while() {
+    let bench = Bench::new().await;
+    let mut client = bench.client().await;
+    send(&mut client, format!("POST / HTTP/1.1\r\n\r\n{}", "x".repeat(100_000))).await;
+    assert!(whole_rest(&mut client).await.starts_with("HTTP/1.1 400 "));
+    for _ in 0..10 {
+        send(&mut client, "x".repeat(10_000)).await;
+    }
+}
+
 #[tokio::test]
 async fn endless_empty_lines_are_no_request() {
     let bench = Bench::new().await;
