@@ -80,7 +80,17 @@ impl Serve {
     /// The same from a shell that runs `prepare` first (`ulimit -n 64`).
     #[track_caller]
     pub fn start_after(prepare: &str, config: &str) -> Self {
-        let (relay, dir) = launch(prepare, config);
+        Self::started(launch(prepare, &format!("{TOP}{config}")))
+    }
+
+    /// With a whole file.
+    #[track_caller]
+    pub fn start_printed(whole: &str) -> Self {
+        Self::started(launch("true", whole))
+    }
+
+    #[track_caller]
+    fn started((relay, dir): (Relay, Dir)) -> Self {
         let serve = Self { relay, dir, listening: RefCell::default() };
         serve.heard_listening(serve.relay.next("listening"));
         wait_until("it catches signals", || {
@@ -151,9 +161,9 @@ impl Serve {
 
 const FILE: &str = "sosplice.toml";
 
-fn launch(prepare: &str, config: &str) -> (Relay, Dir) {
+fn launch(prepare: &str, whole: &str) -> (Relay, Dir) {
     let dir = Dir::new();
-    let file = dir.write(FILE, &format!("{TOP}{config}"));
+    let file = dir.write(FILE, whole);
     let mut command = Command::new("sh");
     let script = format!("{prepare}; exec \"$0\" serve -c \"$1\"");
     command.arg("-c").arg(script).arg(BINARY).arg(&file);
@@ -163,7 +173,7 @@ fn launch(prepare: &str, config: &str) -> (Relay, Dir) {
 /// What a service says that does not start.
 #[track_caller]
 pub fn refused_at_start(prepare: &str, config: &str) -> String {
-    let (mut relay, _dir) = launch(prepare, config);
+    let (mut relay, _dir) = launch(prepare, &format!("{TOP}{config}"));
     assert_eq!(relay.wait().code(), Some(1));
     relay.plain()
 }
