@@ -83,6 +83,16 @@ impl Serve {
         Self::started(launch(prepare, &format!("{TOP}{config}")))
     }
 
+    /// The same where it may not start at all.
+    #[track_caller]
+    pub fn try_start_after(prepare: &str, config: &str) -> Option<Self> {
+        let (mut relay, dir) = launch(prepare, &format!("{TOP}{config}"));
+        wait_until("it listens or has ended", || {
+            relay.lines("listening") > 0 || relay.child.try_wait().unwrap().is_some()
+        });
+        (relay.lines("listening") > 0).then(|| Self::started((relay, dir)))
+    }
+
     /// With a whole file.
     #[track_caller]
     pub fn start_printed(whole: &str) -> Self {
