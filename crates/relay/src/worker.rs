@@ -2,13 +2,14 @@
 
 use crate::gate::{Gate, Inside};
 use crate::graph::{Binding, ListenerKey, Tally};
+use crate::http::Pool;
 use crate::listener::Listener;
 use crate::live::{Registry, Sessions};
 use crate::origin;
 use crate::plan::Protocol;
 use crate::service::{Shared, Stage};
 use crate::session::{self, Accepted};
-use crate::upstream::{Unconnected, Upstream};
+use crate::upstream::{Server, Unconnected, Upstream};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use socket2::Socket;
@@ -54,6 +55,8 @@ pub(crate) struct Worker {
     pub(crate) shared: Arc<Shared>,
     pub(crate) sessions: Arc<Sessions>,
     origin: Option<Arc<Upstream>>,
+    /// Unused connections to HTTP servers.
+    pub(crate) pool: Arc<Pool<Server>>,
     /// Where sessions tell their counts to the built-in origin.
     pub(crate) registry: Option<Arc<Registry>>,
     stage: watch::Receiver<Stage>,
@@ -118,6 +121,7 @@ pub(crate) fn run(start: Start) -> io::Result<()> {
         sessions,
         registry: origin.is_some().then(Arc::default),
         origin,
+        pool: Arc::default(),
         stage: stage.clone(),
         live: AtomicUsize::new(0),
         empty: Notify::new(),
