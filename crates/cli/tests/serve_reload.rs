@@ -71,7 +71,7 @@ fn variant(number: usize, servers: &[Named], other: SocketAddr) -> String {
     let mut file = format!("drain-timeout = \"{}s\"\n", number + 1);
     file += &tcp("front", "servers", &format!("{limits}\n{timeouts}"));
     file += &upstream("servers", &chosen, &balance);
-    if number % 2 == 0 {
+    if number.is_multiple_of(2) {
         file += &tcp_at(other, "other", "others", "");
         file += &upstream("others", &[addr(number)], "");
     }
@@ -387,7 +387,7 @@ fn a_hundred_reloads_keep_no_descriptor_and_no_thread() {
         let mut file = variant(number, &servers, other);
         file += &upstream("e", &[echo_server.addr], "");
         file += &upstream("checked", &[servers[0].addr], "check = { kind = \"tcp\" }");
-        if number % 2 == 0 {
+        if number.is_multiple_of(2) {
             file += &udp_at(udp, "datagrams", "e", "");
         }
         file

@@ -202,8 +202,8 @@ fn check(kind: &str) -> String {
 
 #[test]
 fn a_check_takes_a_server_out_and_back_in() {
-    let (a, b) = (Named::start('a'), Named::start('b'));
-    let (at_a, at_b) = (a.addr, b.addr);
+    let (at_a, at_b) = (free_address(), free_address());
+    let (a, b) = (Named::start_at('a', at_a), Named::start_at('b', at_b));
     let serve = Serve::start(&front(&[at_a, at_b], &check("kind = \"tcp\"")));
     assert_eq!(ask(&serve, 4), HashMap::from([('a', 2), ('b', 2)]));
     drop(a);
@@ -232,8 +232,8 @@ fn a_check_takes_a_server_out_and_back_in() {
 
 #[test]
 fn backups_are_used_when_no_other_is_up_and_only_then() {
-    let (a, b, c) = (Named::start('a'), Named::start('b'), Named::start('c'));
-    let at_a = a.addr;
+    let at_a = free_address();
+    let (a, b, c) = (Named::start_at('a', at_a), Named::start('b'), Named::start('c'));
     let servers =
         [server(b.addr, "backup = true"), server(at_a, ""), server(c.addr, "backup = true")];
     let serve = Serve::start(&front_of("", &[servers.concat(), check("kind = \"tcp\"")]));

@@ -6,12 +6,12 @@ use rustix::process::Signal;
 use serde_json::Value;
 use std::cell::RefCell;
 use std::io::{Read, Write};
-use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
 /// Stands at the top of each file; top-level keys may follow it. Two workers, so that what must
@@ -310,9 +310,20 @@ impl Drop for Named {
     }
 }
 
-/// An address that was free just now.
+/// An address that nobody has, and nobody gets by chance while it is not in use: below the ports
+/// that the kernel gives out by itself. Each test process looks from another place on.
 pub fn free_address() -> SocketAddr {
-    listener().local_addr().unwrap()
+    const PORTS: std::ops::Range<u32> = 12_000..32_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let number =
+            std::process::id().wrapping_mul(613) % 1_000_000 + NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = PORTS.start + number % (PORTS.end - PORTS.start);
+        let addr = SocketAddr::from(([127, 0, 0, 1], u16::try_from(port).unwrap()));
+        if TcpListener::bind(addr).is_ok() && UdpSocket::bind(addr).is_ok() {
+            return addr;
+        }
+    }
 }
 
 /// A client from another address of loopback.
