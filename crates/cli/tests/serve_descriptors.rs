@@ -117,7 +117,7 @@ fn many_listeners_fit_a_small_limit() {
 fn relays_of_datagrams_share_a_small_limit() {
     let echo = Echo::start(datagrams::V4);
     let any = "127.0.0.1:0".parse().unwrap();
-    let file = udp_at(any, "one", "e", "max-sessions = 60")
+    let file = udp_at(any, "one", "e", "max-sessions = 120")
         + &udp_at(any, "two", "e", "")
         + &udp_at(any, "three", "e", "")
         + &upstream("e", &[echo.addr], "");
