@@ -4,6 +4,7 @@
 
 mod bench;
 mod check;
+mod ctl;
 mod doctor;
 mod generate;
 mod local;
@@ -11,6 +12,8 @@ mod log;
 mod relay;
 mod run;
 mod serve;
+mod table;
+mod top;
 
 use clap::Parser;
 use clap::error::ErrorKind;
@@ -27,6 +30,10 @@ enum Command {
     Check(check::Args),
     /// Relay as a configuration file says: TCP, UDP and HTTP/1.1, any number of relays
     Serve(serve::Args),
+    /// See a running service and steer it: sessions, servers, counts, reload
+    Ctl(ctl::Args),
+    /// Watch a running service in the terminal
+    Top(top::Args),
     Run(run::Args),
     Local(local::Args),
     /// Measure this relay against its peers, side by side in one run
@@ -46,6 +53,8 @@ fn main() -> ExitCode {
         Command::Relay(args) => relay::run(args),
         Command::Check(args) => check::run(args),
         Command::Serve(args) => serve::run(args),
+        Command::Ctl(args) => ctl::run(&args),
+        Command::Top(args) => top::run(&args),
         Command::Run(args) => run::run(args),
         Command::Local(args) => local::run(args),
         Command::Bench(args) => bench::run(args),

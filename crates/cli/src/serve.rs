@@ -52,5 +52,8 @@ fn start(plan: Plan, file: &Path) -> Result<Service, Error> {
     for (relay, addr) in service.listeners() {
         tracing::info!(relay, %addr, workers, "listening");
     }
+    if let Some(addr) = service.admin() {
+        tracing::info!(%addr, "metrics and health");
+    }
     Ok(service)
 }

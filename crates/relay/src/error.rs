@@ -66,6 +66,9 @@ pub enum Error {
         /// What the kernel said.
         source: io::Error,
     },
+    /// The control socket cannot be had.
+    #[error(transparent)]
+    Control(#[from] crate::control::BindError),
     /// No worker is left; each has logged its reason.
     #[error("every worker has failed, see the log")]
     WorkersFailed,

@@ -47,6 +47,12 @@ impl Gate {
         }
     }
 
+    /// Sessions that are inside now.
+    pub(crate) fn inside(&self) -> u64 {
+        let size = self.size();
+        (size.max + size.excess).saturating_sub(self.places.available_permits()) as u64
+    }
+
     /// Waits for a place, in turn.
     pub(crate) async fn enter(gate: &Arc<Self>) -> Inside {
         // Never closed, so that there is always a permit in the end.

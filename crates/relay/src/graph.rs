@@ -26,6 +26,8 @@ pub(crate) struct Relay {
     pub(crate) plan: Arc<RelayPlan>,
     upstreams: Arc<Upstreams>,
     pub(crate) counts: Arc<Counts>,
+    /// Of each rule, in the plan's order.
+    rules: Box<[Arc<Matches>]>,
 }
 
 /// What goes on through a reload.
@@ -50,7 +52,9 @@ impl Graph {
             let known = previous.and_then(|graph| graph.relays.iter().find(same));
             let counts = known
                 .map_or_else(|| Arc::new(Counts::new(workers)), |relay| Arc::clone(&relay.counts));
-            Arc::new(Relay { plan: Arc::clone(plan), upstreams: Arc::clone(&upstreams), counts })
+            let rules = rules(plan, workers, known);
+            let (plan, upstreams) = (Arc::clone(plan), Arc::clone(&upstreams));
+            Arc::new(Relay { plan, upstreams, counts, rules })
         });
         Ok(Self { relays: relays.collect(), upstreams })
     }
@@ -73,9 +77,40 @@ impl Graph {
     }
 }
 
+/// The counter of each rule of `plan`: that of the rule of the same name, where it was there before.
+fn rules(plan: &RelayPlan, workers: usize, previous: Option<&Arc<Relay>>) -> Box<[Arc<Matches>]> {
+    let Protocol::Http(http) = &plan.protocol else { return Box::default() };
+    let before: HashMap<&str, &Arc<Matches>> =
+        previous.map(|relay| relay.by_rule().collect()).unwrap_or_default();
+    let counter = |name: &str| {
+        before.get(name).map_or_else(|| Arc::new(Matches::new(workers)), |known| Arc::clone(known))
+    };
+    http.rules.iter().map(|rule| counter(&rule.name)).collect()
+}
+
 impl Relay {
-    fn is_udp(&self) -> bool {
+    pub(crate) fn is_udp(&self) -> bool {
         matches!(self.plan.protocol, Protocol::Udp { .. })
+    }
+
+    fn by_rule(&self) -> impl Iterator<Item = (&str, &Arc<Matches>)> {
+        let rules = match &self.plan.protocol {
+            Protocol::Http(http) => &*http.rules,
+            _ => &[],
+        };
+        rules.iter().map(|rule| rule.name.as_str()).zip(&self.rules)
+    }
+
+    /// The name of each rule, and how many requests it has matched.
+    pub(crate) fn rule_counts(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.by_rule().map(|(name, matches)| (name, matches.total()))
+    }
+
+    /// Worker `worker` has found that a request matches the plan's rule number `rule`.
+    pub(crate) fn matched(&self, worker: usize, rule: usize) {
+        if let Some(matches) = self.rules.get(rule) {
+            matches.0[worker].0.add(1);
+        }
     }
 
     fn bindings(relay: &Arc<Self>) -> impl Iterator<Item = (ListenerKey, Binding)> {
@@ -145,20 +180,90 @@ pub(crate) struct Tally {
     pub(crate) evicted: Count,
     /// Datagrams that were lost here.
     pub(crate) dropped: Count,
-    pub(crate) up_copy: Count,
-    pub(crate) up_pipe: Count,
-    pub(crate) down_copy: Count,
-    pub(crate) down_pipe: Count,
+    /// To upstreams, by sessions that run or have ended; of datagrams, by those that have ended.
+    /// With HTTP the bodies of requests that have ended.
+    pub(crate) up: ByEngine,
+    /// From them, likewise; with HTTP the bodies of answers.
+    pub(crate) down: ByEngine,
+    /// HTTP requests that have ended.
+    pub(crate) requests: Count,
+    /// Their answers by status, 1xx first. A request without an answer is in none.
+    pub(crate) statuses: [Count; 5],
 }
 
 impl Tally {
-    /// What a session has carried.
-    pub(crate) fn carried(&self, up: Carried, down: Carried) {
-        self.ended.add(1);
-        self.up_copy.add(up.copy);
-        self.up_pipe.add(up.pipe);
-        self.down_copy.add(down.copy);
-        self.down_pipe.add(down.pipe);
+    /// A session has carried so much since this was last told.
+    pub(crate) fn moved(&self, up: Carried, down: Carried) {
+        self.up.add(up);
+        self.down.add(down);
+    }
+
+    /// A request has ended, with the status that its client got, if any.
+    pub(crate) fn request(&self, status: Option<u16>, request: Carried, response: Carried) {
+        self.requests.add(1);
+        let class = status.and_then(|status| usize::from(status / 100).checked_sub(1));
+        if let Some(count) = class.and_then(|class| self.statuses.get(class)) {
+            count.add(1);
+        }
+        self.moved(request, response);
+    }
+}
+
+/// Bytes by the engine that carried them, as in [`Carried`].
+#[derive(Debug, Default)]
+pub(crate) struct ByEngine {
+    copy: Count,
+    pipe: Count,
+    gso: Count,
+    mmsg: Count,
+    plain: Count,
+}
+
+impl ByEngine {
+    fn add(&self, more: Carried) {
+        let Self { copy, pipe, gso, mmsg, plain } = self;
+        for (count, more) in [
+            (copy, more.copy),
+            (pipe, more.pipe),
+            (gso, more.gso),
+            (mmsg, more.mmsg),
+            (plain, more.plain),
+        ] {
+            // Most are: each turn of a session comes here.
+            if more > 0 {
+                count.add(more);
+            }
+        }
+    }
+
+    pub(crate) fn get(&self) -> Carried {
+        Carried {
+            copy: self.copy.get(),
+            pipe: self.pipe.get(),
+            gso: self.gso.get(),
+            mmsg: self.mmsg.get(),
+            plain: self.plain.get(),
+            datagrams: 0,
+        }
+    }
+}
+
+/// How many requests a rule has matched, on each worker.
+#[derive(Debug)]
+struct Matches(Box<[Apart]>);
+
+/// On a cache line of its own: its worker alone writes it.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Apart(Count);
+
+impl Matches {
+    fn new(workers: usize) -> Self {
+        Self((0..workers).map(|_| Apart::default()).collect())
+    }
+
+    fn total(&self) -> u64 {
+        self.0.iter().map(|apart| apart.0.get()).sum()
     }
 }
 
@@ -220,6 +325,48 @@ impl Drop for OneOfClient {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::{HttpPlan, Rule};
+
+    fn http(rules: &[&str]) -> Plan {
+        let rule = |name: &&str| Rule {
+            name: (*name).to_owned(),
+            conditions: Vec::new(),
+            action: None,
+            request_edits: Vec::new(),
+            response_edits: Vec::new(),
+        };
+        let rules = rules.iter().map(rule).collect();
+        let protocol = Protocol::Http(HttpPlan { rules, ..HttpPlan::default() });
+        let relay = RelayPlan::new("web".to_owned(), protocol, Vec::new());
+        let plan = crate::config::parse(
+            "[[relay]]\nname=\"a\"\nlisten=\"127.0.0.1:0\"\nupstream=\"built-in\"",
+        );
+        Plan { relays: vec![Arc::new(relay)], upstreams: Vec::new(), ..plan.expect("a plan") }
+    }
+
+    #[test]
+    fn a_rule_keeps_its_counter_through_a_reload_that_moves_it() {
+        let before = Graph::new(&http(&["one", "two"]), 2, None).expect("a graph");
+        before.relays[0].matched(0, 0);
+        before.relays[0].matched(0, 1);
+        before.relays[0].matched(1, 1);
+        let after = Graph::new(&http(&["new", "two", "one"]), 2, Some(&before)).expect("a graph");
+        // A request that began under the old plan.
+        before.relays[0].matched(1, 0);
+        after.relays[0].matched(0, 7);
+        let counts: Vec<_> = after.relays[0].rule_counts().collect();
+        assert_eq!(counts, [("new", 0), ("two", 2), ("one", 2)]);
+    }
+
+    #[test]
+    fn a_request_is_counted_by_its_status_and_in_none_without_one() {
+        let tally = Tally::default();
+        for status in [Some(101), Some(200), Some(299), Some(404), Some(599), Some(42), None] {
+            tally.request(status, Carried { copy: 1, ..Carried::default() }, Carried::default());
+        }
+        assert_eq!(tally.statuses.each_ref().map(Count::get), [1, 2, 0, 1, 1]);
+        assert_eq!((tally.requests.get(), tally.up.get().copy), (7, 7));
+    }
 
     #[test]
     fn a_client_has_so_many_places_and_gives_them_back() {

@@ -7,8 +7,10 @@
 
 #![forbid(unsafe_code)]
 
+mod admin;
 pub mod budget;
 pub mod config;
+pub mod control;
 mod dial;
 mod error;
 mod gate;
@@ -17,6 +19,7 @@ pub mod http;
 mod listener;
 mod live;
 pub mod origin;
+mod pages;
 pub mod plan;
 mod proxy;
 mod room;
@@ -30,4 +33,4 @@ mod worker;
 pub use error::Error;
 pub use plan::Plan;
 pub use service::Service;
-pub use upstream::{Congestion, Target};
+pub use upstream::{Admin, CheckSnapshot, Congestion, Health, ServerSnapshot, Target};

@@ -35,9 +35,16 @@ struct LiveCarried {
 }
 
 impl LiveCarried {
-    fn store(&self, carried: Carried) {
+    fn store(&self, carried: Carried) -> Carried {
+        // One thread writes, so nothing comes between.
+        let before = self.load();
         self.copy.store(carried.copy, Ordering::Relaxed);
         self.pipe.store(carried.pipe, Ordering::Relaxed);
+        Carried {
+            copy: carried.copy.saturating_sub(before.copy),
+            pipe: carried.pipe.saturating_sub(before.pipe),
+            ..Carried::default()
+        }
     }
 
     fn load(&self) -> Carried {
@@ -78,9 +85,9 @@ impl Live {
         *lock(&self.upstream) = upstream;
     }
 
-    pub(crate) fn store(&self, (up, down): (Carried, Carried)) {
-        self.up.store(up);
-        self.down.store(down);
+    /// What the session has carried so far. Answers what is new of it.
+    pub(crate) fn store(&self, (up, down): (Carried, Carried)) -> (Carried, Carried) {
+        (self.up.store(up), self.down.store(down))
     }
 
     pub(crate) fn load(&self) -> (Carried, Carried) {

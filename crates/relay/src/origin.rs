@@ -6,25 +6,27 @@
 //!   in the header `Sosplice-Crc32` their CRC-32 (that of gzip), eight hex digits.
 //!
 //! It is a plain user of sockets, on purpose: what it sends crosses the relay
-//! as any origin's bytes would. Every wait and every buffer is bounded: a head
-//! has 16 KiB and 30 s, a client that takes nothing has 60 s, and an idle
-//! connection holds no buffer. It does not bound the number of connections: the
+//! as any origin's bytes would. Its server is that of `pages`: a head has
+//! 30 s, a client that takes nothing has 60 s. It does not bound the number of connections: the
 //! relay in front of it does. It is no file server and never will be one.
 
-mod connection;
 mod content;
-mod head;
 mod page;
+mod target;
 
 #[cfg(test)]
 mod tests;
 
+use crate::pages::{self, Pages, Patience, Refusal, Request, Shown};
 use std::convert::Infallible;
+use std::io::IoSlice;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use target::Target;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 
 /// What the relay knows of one of its connections, at the moment it is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,21 +49,8 @@ pub struct Passage {
 /// It is called on the origin's thread for each page and must not block.
 pub type Lookup = Arc<dyn Fn(SocketAddr) -> Option<Passage> + Send + Sync>;
 
-/// How long the origin waits.
-#[derive(Debug, Clone, Copy)]
-struct Patience {
-    /// For a whole request, from the end of the one before: also the time that
-    /// an idle connection lives.
-    head: Duration,
-    /// For a client to take anything at all.
-    stall: Duration,
-}
-
 const PATIENCE: Patience =
-    Patience { head: Duration::from_secs(30), stall: Duration::from_secs(60) };
-
-/// How long to leave a listener alone that has no descriptor to give.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+    Patience { head: Duration::from_secs(30), stall: Duration::from_secs(60), answer: None };
 
 /// Serves every connection of `listener`, each in a task of its own, for ever.
 ///
@@ -74,27 +63,47 @@ pub async fn serve(listener: TcpListener, lookup: Lookup) -> Infallible {
 }
 
 async fn serve_with(listener: TcpListener, lookup: Lookup, patience: Patience) -> Infallible {
-    let mut failing = false;
-    loop {
-        match listener.accept().await {
-            Ok((stream, peer)) => {
-                failing = false;
-                let lookup = lookup.clone();
-                tokio::spawn(async move {
-                    if let Err(error) = connection::serve(stream, peer, lookup, patience).await {
-                        tracing::debug!(%peer, %error, "origin connection failed");
-                    }
-                });
+    let origin = Arc::new(Origin { lookup });
+    pages::serve("origin", listener, origin, patience, Semaphore::MAX_PERMITS).await
+}
+
+struct Origin {
+    lookup: Lookup,
+}
+
+impl Pages for Origin {
+    type Page = Target;
+
+    fn find(path: &str) -> Result<Target, Refusal> {
+        target::find(path)
+    }
+
+    fn show(&self, target: &Target, request: &Request<Target>, peer: SocketAddr) -> Shown {
+        let status = "200 OK";
+        match target {
+            Target::Page => {
+                let (passage, host) = ((self.lookup)(peer), request.host.as_deref());
+                let (kind, body) = match request.html {
+                    true => ("html", page::html(passage.as_ref(), host)),
+                    false => ("plain", page::text(passage.as_ref(), host)),
+                };
+                let fields = format!(
+                    "Content-Type: text/{kind}; charset=utf-8\r\n\
+                     Cache-Control: no-store\r\nVary: Accept\r\n"
+                );
+                Shown { status, fields, body, content: 0 }
             }
-            // The client left before it was served: nothing is wrong here.
-            Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => {}
-            Err(error) => {
-                if !failing {
-                    tracing::warn!(%error, "the origin cannot accept, trying again");
-                }
-                failing = true;
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+            Target::Bytes(len) => {
+                let fields = format!(
+                    "Content-Type: application/octet-stream\r\nSosplice-Crc32: {:08x}\r\n",
+                    content::crc32(*len),
+                );
+                Shown { status, fields, body: String::new(), content: *len }
             }
         }
+    }
+
+    fn content(offset: u64, len: u64, slices: &mut Vec<IoSlice<'_>>) {
+        content::slices(offset, len, slices);
     }
 }

@@ -6,13 +6,13 @@
 
 use crate::error::Error;
 use crate::gate::Gate;
-use crate::graph::{Graph, ListenerKey};
+use crate::graph::{Count, Graph, ListenerKey};
 use crate::live::Sessions;
 use crate::plan::Plan;
 use crate::room::Room;
 use crate::upstream::{self, Upstream, Watch};
 use crate::worker::{self, Deployment};
-use crate::{listener, udp};
+use crate::{admin, control, listener, udp};
 use socket2::Socket;
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -20,7 +20,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -56,6 +56,8 @@ pub type Source = Box<dyn Fn() -> Result<Plan, String> + Send + Sync>;
 /// Running relays.
 pub struct Service {
     state: Arc<State>,
+    control: Option<control::Socket>,
+    admin: Option<TcpListener>,
     /// Ends when no worker is left, of whichever kind.
     alive: mpsc::Receiver<Infallible>,
     signals: Signals,
@@ -69,6 +71,11 @@ pub(crate) struct State {
     pub(crate) sessions: Vec<Arc<Sessions>>,
     stage: watch::Sender<Stage>,
     running: Mutex<Running>,
+    /// One at a time; the running state is locked only while a reload takes effect.
+    reload: Mutex<()>,
+    reloaded: Count,
+    not_reloaded: Count,
+    pub(crate) began: SystemTime,
 }
 
 /// What a reload changes.
@@ -112,27 +119,21 @@ impl Signals {
         drop(context);
         Ok(Self { runtime, terminate, interrupt, hangup })
     }
-
-    /// SIGHUP, where it is caught.
-    async fn hung_up(hangup: &mut Option<Signal>) {
-        match hangup {
-            Some(hangup) => drop(hangup.recv().await),
-            None => std::future::pending().await,
-        }
-    }
 }
 
 impl Service {
     /// Resolves, binds, and starts the workers. With a `source` SIGHUP reloads.
     ///
     /// # Errors
-    /// A target that does not resolve, an address that cannot be had, a thread that the
-    /// kernel refuses.
+    /// A target that does not resolve, an address or a control socket that cannot be had, a
+    /// thread that the kernel refuses.
     pub fn start(plan: Plan, source: Option<Source>) -> Result<Self, Error> {
         // Before anybody can connect: a signal from then on is an orderly end.
         let signals =
             Signals::catch(source.is_some()).map_err(|source| Error::Signals { source })?;
         let workers = plan.workers.max(1);
+        let control = plan.control.as_deref().map(control::Socket::bind).transpose()?;
+        let admin = plan.admin.map(admin::bind).transpose()?;
         let graph = Arc::new(Graph::new(&plan, workers, None)?);
         let room = Room::new(&plan, workers)?;
         let (alive_sender, alive) = mpsc::channel(1);
@@ -161,20 +162,30 @@ impl Service {
         running.watch = Some(upstream::watch(&running.graph.upstreams));
         drop(context);
         let running = Mutex::new(running);
-        let state = Arc::new(State { workers, source, sessions, stage, running });
-        Ok(Self { state, alive, signals })
+        let state = Arc::new(State {
+            workers,
+            source,
+            sessions,
+            stage,
+            running,
+            reload: Mutex::default(),
+            reloaded: Count::default(),
+            not_reloaded: Count::default(),
+            began: SystemTime::now(),
+        });
+        Ok(Self { state, control, admin, alive, signals })
     }
 
     /// Where it listens: the name of each relay and its addresses.
     #[must_use]
     pub fn listeners(&self) -> Vec<(String, SocketAddr)> {
-        let running = self.state.running();
-        let all = running.graph.stream_listeners().chain(running.graph.datagram_listeners());
-        all.map(|(key, binding)| {
-            let addr = running.bound.get(&key).copied().unwrap_or(key.address);
-            (binding.relay.plan.name.clone(), addr)
-        })
-        .collect()
+        self.state.listeners()
+    }
+
+    /// Where metrics and health are told.
+    #[must_use]
+    pub fn admin(&self) -> Option<SocketAddr> {
+        self.admin.as_ref()?.local_addr().ok()
     }
 
     /// Runs until SIGTERM or SIGINT; then accepts no more and lets running sessions end,
@@ -183,16 +194,21 @@ impl Service {
     /// # Errors
     /// [`Error::WorkersFailed`] when none is left; each has logged why.
     pub fn run(self) -> Result<(), Error> {
-        let Self { state, mut alive, signals } = self;
-        let Signals { runtime, mut terminate, mut interrupt, mut hangup } = signals;
-        runtime.block_on(async {
-            loop {
-                tokio::select! {
-                    _ = terminate.recv() => break,
-                    _ = interrupt.recv() => break,
-                    () = Signals::hung_up(&mut hangup) => state.reload_and_log(),
-                    _ = alive.recv() => return Err(Error::WorkersFailed),
-                }
+        let Self { state, control, admin, mut alive, signals } = self;
+        let Signals { runtime, mut terminate, mut interrupt, hangup } = signals;
+        let ended = runtime.block_on(async {
+            if let Some(hangup) = hangup {
+                tokio::spawn(reload_at_hangup(Arc::clone(&state), hangup));
+            }
+            // Both are served until the last session has ended.
+            let _control = control.map(|socket| socket.serve(Arc::clone(&state)));
+            if let Some(listener) = admin {
+                admin::serve(listener, Arc::clone(&state));
+            }
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+                _ = alive.recv() => return Err(Error::WorkersFailed),
             }
             tracing::info!("stopping: accepting no more, waiting for running sessions");
             state.tell(Stage::Draining);
@@ -205,10 +221,22 @@ impl Service {
             }
             state.tell(Stage::Cut);
             Ok(())
-        })?;
-        state.join();
-        state.log_counts();
-        Ok(())
+        });
+        if ended.is_ok() {
+            state.join();
+            state.log_counts();
+        }
+        // A name that is just being resolved is not waited for.
+        runtime.shutdown_background();
+        ended
+    }
+}
+
+/// Several signals during one reload are one.
+async fn reload_at_hangup(state: Arc<State>, mut hangup: Signal) {
+    while hangup.recv().await.is_some() {
+        // Its outcome is in the log.
+        let _ = state.reload_aside().await;
     }
 }
 
@@ -224,12 +252,50 @@ impl State {
         running.datagrams.values().chain(leaving).for_each(|group| group.tell(stage));
     }
 
-    /// As [`reload`](Self::reload); its outcome is in the log.
-    fn reload_and_log(&self) {
-        match self.reload() {
-            Ok(told) => tracing::info!(%told, "reloaded"),
-            Err(why) => tracing::error!(%why, "not reloaded: what runs goes on as it is"),
+    pub(crate) fn stage(&self) -> Stage {
+        *self.stage.borrow()
+    }
+
+    pub(crate) fn graph(&self) -> Arc<Graph> {
+        Arc::clone(&self.running().graph)
+    }
+
+    /// The name of each relay and its addresses.
+    pub(crate) fn listeners(&self) -> Vec<(String, SocketAddr)> {
+        let running = self.running();
+        let all = running.graph.stream_listeners().chain(running.graph.datagram_listeners());
+        all.map(|(key, binding)| {
+            let addr = running.bound.get(&key).copied().unwrap_or(key.address);
+            (binding.relay.plan.name.clone(), addr)
+        })
+        .collect()
+    }
+
+    /// Reloads so far: those that were done, and those that were not.
+    pub(crate) fn reloads(&self) -> (u64, u64) {
+        (self.reloaded.get(), self.not_reloaded.get())
+    }
+
+    /// Reloads on a thread of its own, so that others are served meanwhile. To be called in the
+    /// control thread's runtime. The outcome is in the log as well.
+    ///
+    /// # Errors
+    /// Why everything is as it was.
+    pub(crate) async fn reload_aside(self: &Arc<Self>) -> Result<String, String> {
+        let state = Arc::clone(self);
+        let done = tokio::task::spawn_blocking(move || state.reload()).await;
+        let done = done.unwrap_or_else(|_panic| Err("the reload has failed".to_owned()));
+        match &done {
+            Ok(told) => {
+                self.reloaded.add(1);
+                tracing::info!(%told, "reloaded");
+            }
+            Err(why) => {
+                self.not_reloaded.add(1);
+                tracing::error!(%why, "not reloaded: what runs goes on as it is");
+            }
         }
+        done
     }
 
     /// Takes a new plan from the source, all of it or nothing. Names are resolved, so it may
@@ -238,17 +304,22 @@ impl State {
     ///
     /// # Errors
     /// A text that says what is wrong; everything is then as it was.
-    pub(crate) fn reload(&self) -> Result<String, String> {
+    fn reload(&self) -> Result<String, String> {
+        let _one = self.reload.lock().unwrap_or_else(PoisonError::into_inner);
         let source = self.source.as_ref().ok_or("there is no configuration file to read again")?;
         let plan = source()?;
-        let mut running = self.running();
-        let text = |error: Error| error.to_string();
-        if let Some(why) = fixed(&running.plan, &plan) {
+        if let Some(why) = fixed(&self.running().plan, &plan) {
             return Err(why);
         }
-        let graph = Graph::new(&plan, self.workers, Some(&running.graph)).map_err(text)?;
+        let text = |error: Error| error.to_string();
+        let graph = Graph::new(&plan, self.workers, Some(&self.graph())).map_err(text)?;
         let graph = Arc::new(graph);
         let room = Room::new(&plan, self.workers).map_err(text)?;
+        let mut running = self.running();
+        // Looked at under the lock: who stops tells first, and then whatever runs.
+        if self.stage() != Stage::Running {
+            return Err("the service is stopping".to_owned());
+        }
         let alive = running.alive.upgrade().ok_or("no worker is left")?;
         running.make_way(&graph);
         let sockets = running.bind(&graph, self.workers).map_err(text)?;

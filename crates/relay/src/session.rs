@@ -12,7 +12,7 @@ use crate::worker::{Slot, Worker};
 use rustix::fd::OwnedFd;
 use sosplice::sys::{self, Kind};
 use sosplice::tokio::{Both, Registered, Socket as _};
-use sosplice::{BothEnds, Carried, Cause, Limits, OnMax};
+use sosplice::{BothEnds, Cause, Limits, OnMax};
 use std::fmt::Display;
 use std::future::poll_fn;
 use std::io;
@@ -65,9 +65,11 @@ pub(crate) async fn run(worker: &Arc<Worker>, live: &Arc<Live>, client: Accepted
                 client: live.client(),
                 local: local.or_else(|| local_addr(&client)).unwrap_or(addr),
             };
+            let counted = Arc::clone(&binding);
             let site = site::Connection::new(Arc::clone(worker), Arc::clone(live), slot, binding);
             // In a box: the other sessions are not to pay for its room.
             Box::pin(http::serve(client, peer, Arc::new(site))).await;
+            worker.tally(&counted).ended.add(1);
         }
         Protocol::Tcp | Protocol::Udp { .. } => {
             drop(slot);
@@ -227,10 +229,12 @@ struct Session<'s> {
 }
 
 impl Session<'_> {
-    /// Tells the counts to those who ask about running sessions.
+    /// Tells the counts to those who ask. They only grow: what a session has carried is counted
+    /// once, when it moves, and not again when the session ends.
     fn publish(&self) {
         if let Some(both) = &self.both {
-            self.live.store(both.carried());
+            let (up, down) = self.live.store(both.carried());
+            self.worker.tally(self.binding).moved(up, down);
         }
     }
 
@@ -263,10 +267,10 @@ impl Session<'_> {
     fn account(&self, ends: &BothEnds, cause: &dyn Display) {
         let (up, down) = (ends.a_to_b.carried, ends.b_to_a.carried);
         let tally = self.worker.tally(self.binding);
-        tally.carried(up, down);
+        let (last_up, last_down) = self.live.store((up, down));
+        tally.moved(last_up, last_down);
+        tally.ended.add(1);
         self.place.server().carried(up.total(), down.total());
-        // Counted: who asks for both is not to count them twice.
-        self.live.store((Carried::default(), Carried::default()));
         if !self.worker.shared.logs_access {
             return;
         }

@@ -47,6 +47,10 @@ impl http::Server for Server {
     fn idle_connections_max(&self) -> usize {
         self.idle_connections_max
     }
+
+    fn carried(&self, up: u64, down: u64) {
+        self.carried(up, down);
+    }
 }
 
 impl Site for Connection {
@@ -110,7 +114,11 @@ impl Site for Connection {
 
     fn account(&self, record: &Record<'_>) {
         let current = self.current();
-        self.worker.tally(&current).carried(record.request, record.response);
+        let tally = self.worker.tally(&current);
+        tally.request(record.status, record.request, record.response);
+        for rule in record.matched {
+            current.relay.matched(self.worker.number, usize::from(*rule));
+        }
         if !self.worker.shared.logs_access {
             return;
         }

@@ -17,7 +17,7 @@ use sosplice::store::{PIPE_BYTES, Store};
 use std::collections::HashMap;
 use std::future::{Future, poll_fn};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -317,7 +317,7 @@ impl Worker {
             return Ok(None);
         }
         let usual = self.upstream(binding).and_then(|upstream| upstream.socket_hint());
-        Unconnected::new(usual.unwrap_or(UNSPECIFIED)).map(Some)
+        Unconnected::likely(usual).map(Some)
     }
 
     /// One of the relay's and of the whole service's sessions, waited for: meanwhile further
@@ -394,8 +394,6 @@ impl Worker {
         }
     }
 }
-
-const UNSPECIFIED: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
 /// A session's leave to be there, given back when it is dropped.
 #[derive(Debug)]

@@ -1,5 +1,6 @@
 //! A broker's status for people.
 
+use crate::table::table;
 use bytesize::ByteSize;
 use sosplice_local::broker::policy::Policy;
 use sosplice_local::broker::status::{EndStatus, PairStatus, Route, Status};
@@ -123,21 +124,6 @@ fn members(status: &Status) -> Vec<Vec<String>> {
         ]
     }));
     rows
-}
-
-/// Columns as wide as their widest cell, the last one as it comes.
-fn table(rows: &[Vec<String>], text: &mut String) {
-    let columns = rows.first().map_or(0, Vec::len);
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
-    let widths: Vec<usize> = (0..columns).filter_map(width).collect();
-    for row in rows {
-        let mut line = String::new();
-        for (cell, width) in row.iter().zip(&widths) {
-            let _ = write!(line, "{cell:<width$}  ");
-        }
-        text.push_str(line.trim_end());
-        text.push('\n');
-    }
 }
 
 #[cfg(test)]

@@ -56,6 +56,9 @@ impl<S: Site> Drop for Ledger<'_, S> {
         if !self.is_over && self.fault.is_none() {
             self.fault = Some(Fault::Cut);
         }
+        if let Some(server) = &self.server {
+            server.carried(self.request.total(), self.response.total());
+        }
         self.site.account(&Record {
             client: self.peer.client,
             relay: &self.relay.name,

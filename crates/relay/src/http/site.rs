@@ -70,6 +70,9 @@ pub trait Server: Send + Sync + 'static {
 
     /// Unused connections that a worker may keep to it.
     fn idle_connections_max(&self) -> usize;
+
+    /// A request has ended that it was the last to be chosen for: body bytes to it and from it.
+    fn carried(&self, up: u64, down: u64);
 }
 
 /// Who is at the other end of a client's connection, and where it came in.

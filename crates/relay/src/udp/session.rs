@@ -178,6 +178,11 @@ impl Session {
         SocketAddr::new(self.client.addr.ip().to_canonical(), self.client.addr.port())
     }
 
+    /// What it has sent so far: to its upstream, and to its client.
+    pub(super) fn carried(&self) -> (Carried, Carried) {
+        (self.up.carried, self.down.carried)
+    }
+
     /// Datagrams that this session lost here.
     pub(super) fn dropped(&self) -> u64 {
         self.up.dropped + self.down.dropped + u64::from(self.kernel_drops)

@@ -493,7 +493,11 @@ impl Worker<'_> {
     fn end(&mut self, slot: u32, cause: &str) {
         if let Some(session) = self.table.remove(slot) {
             session.account(cause);
-            self.tally().dropped.add(session.dropped());
+            let (up, down) = session.carried();
+            let tally = self.tally();
+            tally.moved(up, down);
+            tally.dropped.add(session.dropped());
+            tally.ended.add(1);
             self.setup.quota.give();
         }
     }

@@ -17,7 +17,6 @@
 //! It does not connect: the session does, with what [`connect`] has.
 
 // The service that uses the rest of it is being built.
-#![allow(dead_code, unused_imports, reason = "used by the service")]
 
 mod balance;
 mod connect;

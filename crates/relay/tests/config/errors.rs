@@ -79,8 +79,9 @@ fn what_an_upstream_or_a_check_cannot_be() {
 #[test]
 fn what_is_missing_at_the_end_is_missing_on_the_last_line_that_is_there() {
     for end in ["", "\n", "\r\n\r\n", "\n  \n\n"] {
-        let text = format!("# é\n[log]\na = [{end}");
-        assert_eq!(problems(&text), ["3:6: not TOML: unclosed array, expected `]`"], "{text:?}");
+        let text = format!("# é\n[log]\na = \"\"\"é{end}");
+        let what = "3:9: not TOML: invalid multi-line basic string, expected `\"`";
+        assert_eq!(problems(&text), [what], "{text:?}");
     }
 }
 

@@ -1,4 +1,4 @@
-//! One connection of the origin: requests in, answers out, in order.
+//! One connection: requests in, answers out, in order.
 
 use std::future::Future;
 use std::io::{self, IoSlice};
@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::head::{self, HEAD_LEN_MAX, Refusal, Request, Target};
-use super::{Lookup, Patience, content, page};
+use super::head::{self, HEAD_LEN_MAX, Refusal, Request};
+use super::{Pages, Patience, Shown};
 
 /// Bytes read at a time; a head of a usual client fits at once.
 const READ_LEN: usize = 4 * 1024;
@@ -25,29 +25,33 @@ const LINGER: Duration = Duration::from_secs(2);
 /// # Errors
 ///
 /// What the socket said, or `TimedOut` when the client took nothing for too long.
-pub(super) async fn serve(
+pub(super) async fn serve<P: Pages>(
     stream: TcpStream,
     peer: SocketAddr,
-    lookup: Lookup,
+    pages: &P,
     patience: Patience,
 ) -> io::Result<()> {
     // Head and body leave in one write: there is nothing for Nagle to gather.
     stream.set_nodelay(true)?;
     let mut connection = Connection { stream, input: Vec::new(), patience };
     loop {
-        let answer = match connection.request().await? {
-            Some(Ok(request)) => Answer::to(&request, || lookup(peer)),
+        let answer = match connection.request::<P>().await? {
+            Some(Ok(request)) => Answer::to(&request, |page| pages.show(page, &request, peer)),
             Some(Err(refusal)) => Answer::refusal(&refusal, true, Client::default()),
             None => return Ok(()),
         };
-        connection.send(&answer).await?;
+        let sending = connection.send::<P>(&answer);
+        match patience.answer {
+            Some(limit) => in_time(timeout(limit, sending)).await?,
+            None => sending.await?,
+        }
         if answer.close {
             return connection.linger().await;
         }
     }
 }
 
-/// What goes back: a head and a body made here, then `content` bytes of [`content`].
+/// What goes back: a head and a body made here, then `content` bytes of the pages' content.
 struct Answer {
     bytes: Vec<u8>,
     content: u64,
@@ -56,34 +60,10 @@ struct Answer {
 
 impl Answer {
     /// To `request`, which was understood.
-    fn to(request: &Request, passage: impl FnOnce() -> Option<super::Passage>) -> Self {
+    fn to<T>(request: &Request<T>, show: impl FnOnce(&T) -> Shown) -> Self {
         let close = !request.keep_alive;
         match &request.target {
-            Ok(Target::Page) => {
-                let (passage, host) = (passage(), request.host.as_deref());
-                let (kind, body) = match request.html {
-                    true => ("html", page::html(passage.as_ref(), host)),
-                    false => ("plain", page::text(passage.as_ref(), host)),
-                };
-                let fields = format!(
-                    "Content-Type: text/{kind}; charset=utf-8\r\n\
-                     Cache-Control: no-store\r\nVary: Accept\r\n"
-                );
-                Answer::made("200 OK", &fields, &body, close, request.into())
-            }
-            Ok(Target::Bytes(len)) => {
-                let head = format!(
-                    "HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\n\
-                     Sosplice-Crc32: {:08x}\r\n{}Content-Length: {len}\r\n\r\n",
-                    content::crc32(*len),
-                    persistence(close, request.http10),
-                );
-                Answer {
-                    bytes: head.into_bytes(),
-                    content: if request.head_only { 0 } else { *len },
-                    close,
-                }
-            }
+            Ok(page) => Answer::made(&show(page), close, request.into()),
             Err(refusal) => Answer::refusal(refusal, close || refusal.close, request.into()),
         }
     }
@@ -95,17 +75,19 @@ impl Answer {
             false => "Content-Type: text/plain; charset=utf-8\r\n",
         };
         let body = format!("{}\n", refusal.reason);
-        Answer::made(refusal.status, fields, &body, close, client)
+        let shown = Shown { status: refusal.status, fields: fields.to_owned(), body, content: 0 };
+        Answer::made(&shown, close, client)
     }
 
-    fn made(status: &str, fields: &str, body: &str, close: bool, client: Client) -> Self {
+    fn made(shown: &Shown, close: bool, client: Client) -> Self {
+        let Shown { status, fields, body, content } = shown;
         let head = format!(
             "HTTP/1.1 {status}\r\n{fields}{}Content-Length: {}\r\n\r\n",
             persistence(close, client.http10),
-            body.len(),
+            body.len() as u64 + content,
         );
-        let body = if client.head_only { "" } else { body };
-        Answer { bytes: [head.as_bytes(), body.as_bytes()].concat(), content: 0, close }
+        let (body, content) = if client.head_only { ("", 0) } else { (&**body, *content) };
+        Answer { bytes: [head.as_bytes(), body.as_bytes()].concat(), content, close }
     }
 }
 
@@ -116,8 +98,8 @@ struct Client {
     head_only: bool,
 }
 
-impl From<&Request> for Client {
-    fn from(request: &Request) -> Self {
+impl<T> From<&Request<T>> for Client {
+    fn from(request: &Request<T>) -> Self {
         Client { http10: request.http10, head_only: request.head_only }
     }
 }
@@ -142,7 +124,7 @@ struct Connection {
 impl Connection {
     /// The next request, its body read and thrown away: `None` when the client
     /// is gone, or has sent nothing for the time that a head may take.
-    async fn request(&mut self) -> io::Result<Option<Result<Request, Refusal>>> {
+    async fn request<P: Pages>(&mut self) -> io::Result<Option<Result<Request<P::Page>, Refusal>>> {
         let until = Instant::now() + self.patience.head;
         let mut news = 0;
         loop {
@@ -156,7 +138,7 @@ impl Connection {
             if !fresh.is_empty()
                 && (news == 0 || fresh.contains(&b'\n') || self.input.len() >= HEAD_LEN_MAX)
             {
-                match head::parse(&self.input) {
+                match head::parse(&self.input, P::find) {
                     Ok(Some(request)) => {
                         self.input.drain(..request.head_len);
                         return self.discard(request, until).await;
@@ -178,11 +160,11 @@ impl Connection {
     }
 
     /// Throws the body away, so that the next head is found behind it.
-    async fn discard(
+    async fn discard<T>(
         &mut self,
-        request: Request,
+        request: Request<T>,
         until: Instant,
-    ) -> io::Result<Option<Result<Request, Refusal>>> {
+    ) -> io::Result<Option<Result<Request<T>, Refusal>>> {
         let mut left = usize::try_from(request.body_len).unwrap_or(usize::MAX);
         loop {
             let run = left.min(self.input.len());
@@ -218,7 +200,7 @@ impl Connection {
         }
     }
 
-    async fn send(&mut self, answer: &Answer) -> io::Result<()> {
+    async fn send<P: Pages>(&mut self, answer: &Answer) -> io::Result<()> {
         let (own, mut sent) = (answer.bytes.len() as u64, 0);
         let whole = own + answer.content;
         let mut slices: Vec<IoSlice<'_>> = Vec::new();
@@ -227,7 +209,7 @@ impl Connection {
             if sent < own {
                 slices.push(IoSlice::new(&answer.bytes[sent as usize..]));
             }
-            content::slices(sent.saturating_sub(own), answer.content, &mut slices);
+            P::content(sent.saturating_sub(own), answer.content, &mut slices);
             match self.stream.try_write_vectored(&slices) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(run) => {
