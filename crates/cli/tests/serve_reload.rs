@@ -277,6 +277,7 @@ fn a_raised_limit_lets_those_in_who_wait() {
     for client in waiting.iter().chain([&first]) {
         echo(client, b"here").unwrap();
     }
+    assert_eq!(a.served(), 17, "three are there, and two may be");
     drop((waiting, first));
     hello(&next);
     assert_eq!(a.served(), 18);
