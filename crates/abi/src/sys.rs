@@ -135,6 +135,36 @@ pub fn is_nonblocking(fd: c_int) -> bool {
     flags >= 0 && flags as c_int & libc::O_NONBLOCK != 0
 }
 
+/// Which network namespace a socket is in (SO_NETNS_COOKIE).
+pub fn namespace_cookie(fd: c_int) -> Result<u64, c_int> {
+    let mut cookie = 0u64;
+    let mut len = size_of::<u64>() as libc::socklen_t;
+    let (level, name) = (libc::SOL_SOCKET, libc::SO_NETNS_COOKIE);
+    // SAFETY: the outputs live through the call.
+    let done = unsafe { enter!(SYS_getsockopt, fd, level, name, &raw mut cookie, &raw mut len) };
+    if done == 0 { Ok(cookie) } else { Err(-done as c_int) }
+}
+
+/// Whether a TCP socket has its connection, or what is left of one; not one that was reset.
+pub fn is_connected(fd: c_int) -> bool {
+    const SYN_SENT: u8 = 2;
+    const CLOSE: u8 = 7;
+    const LISTEN: u8 = 10;
+    let mut state = CLOSE;
+    let mut len = 1u32;
+    let (level, name) = (libc::IPPROTO_TCP, libc::TCP_INFO);
+    // SAFETY: the outputs live through the call; the state is the first byte (struct tcp_info).
+    let done = unsafe { enter!(SYS_getsockopt, fd, level, name, &raw mut state, &raw mut len) };
+    done == 0 && !matches!(state, SYN_SENT | CLOSE | LISTEN)
+}
+
+/// Whether the kernel sends a signal for what comes (O_ASYNC).
+pub fn is_signal_driven(fd: c_int) -> bool {
+    // SAFETY: no pointers.
+    let flags = unsafe { enter!(SYS_fcntl, fd, libc::F_GETFL) };
+    flags >= 0 && flags as c_int & libc::O_ASYNC != 0
+}
+
 /// Moves a descriptor of ours to a number that no program expects to be free.
 pub fn hide(fd: c_int) -> c_int {
     let mut limit = libc::rlimit { rlim_cur: 1024, rlim_max: 1024 };

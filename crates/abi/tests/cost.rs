@@ -1,5 +1,6 @@
-//! What the library costs, in counts: instructions of a program that never uses the option
-//! (valgrind's callgrind), and system calls: of the carrier for what a source holds, and of a close.
+//! What the library costs, in counts: instructions of a program that never uses the option, or whose
+//! connections never pair (valgrind's callgrind), and system calls: of such a program, of the carrier for what a source
+//! holds, and of a close.
 //! Needs cc, valgrind and strace, and a release build of the library.
 
 #![allow(clippy::unwrap_used, missing_docs)]
@@ -8,18 +9,19 @@
 mod needs;
 
 use needs::has;
+use sosplice_local::broker::{Broker, Options, Scope};
+use sosplice_local::settings::{Settings, VARIABLE};
+use std::ffi::{OsStr, OsString};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
 
-/// The instructions of a loop of write, poll and read.
-fn instructions(program: &Path, rounds: &str, preload: Option<&Path>) -> u64 {
+/// The instructions of a program.
+fn instructions(program: &Path, args: &[&str], environment: &[(&str, &OsStr)]) -> u64 {
     let mut command = Command::new("valgrind");
     command.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]);
-    command.arg(program).arg(rounds);
-    if let Some(library) = preload {
-        command.env("LD_PRELOAD", library);
-    }
+    command.arg(program).args(args).envs(environment.iter().copied());
     let output = command.output().unwrap();
     assert!(output.status.success());
     let text = String::from_utf8(output.stderr).unwrap();
@@ -139,10 +141,66 @@ fn a_program_that_never_uses_the_option_does_not_pay() {
     let program = compiled("quiet");
     let library = release_library();
     // The difference of two lengths is the loop alone, without the start.
-    let a_loop = |preload| {
-        instructions(&program, "20000", preload) - instructions(&program, "10000", preload)
+    let a_loop = |environment| {
+        instructions(&program, &["20000"], environment)
+            - instructions(&program, &["10000"], environment)
     };
-    let (without, with) = (a_loop(None), a_loop(Some(&library)));
+    let (without, with) = (a_loop(&[]), a_loop(&[("LD_PRELOAD", library.as_os_str())]));
     println!("10,000 rounds: {without} instructions without, {with} with the library");
     assert!(with * 100 <= without * 101, "{with} instructions, without the library {without}");
+}
+
+/// Such calls on what is no connection at all may take so many instructions more.
+const MORE_ON_ANYTHING: u64 = 100;
+/// And on a connection whose other end does not announce itself.
+const MORE_ON_A_CONNECTION: u64 = 260;
+
+#[test]
+fn a_program_that_never_pairs_hardly_pays() {
+    if !has("cc") || !has("valgrind") || !has("strace") {
+        return;
+    }
+    let program = compiled("unpaired");
+    let library = release_library();
+    let dir = std::env::temp_dir().join(format!("sosplice-cost-{}", std::process::id()));
+    std::fs::DirBuilder::new().mode(0o700).create(&dir).unwrap();
+    let broker = Broker::bind(&dir, Options::new(Scope::Namespace)).unwrap();
+    std::thread::spawn(move || broker.run().unwrap());
+    let settings = Settings::new(&dir).to_env();
+    let library = [("LD_PRELOAD", library.as_os_str()), (VARIABLE, settings.as_os_str())];
+
+    // A round is write, poll, epoll_wait and read; over TCP also the other end's two, which the library does not see
+    // begin.
+    for (over, calls, of_connection) in [("pipe", 4, 0), ("tcp", 6, 2)] {
+        let a_loop = |environment: &[(&str, &OsStr)]| {
+            let of = |rounds| instructions(&program, &[over, rounds], environment);
+            (of("2000") - of("1000")) / 1000
+        };
+        let (without, with) = (a_loop(&[]), a_loop(&library));
+        println!("{over}: {without} instructions a round without, {with} with the library");
+        let more =
+            (calls - of_connection) * MORE_ON_ANYTHING + of_connection * MORE_ON_A_CONNECTION;
+        assert!(with <= without + more, "{over}: {with} instructions, without {without}");
+
+        let a_loop = |environment: &[(&str, &OsStr)]| {
+            system_calls(&program, &[over, "2000"], environment)
+                - system_calls(&program, &[over, "1000"], environment)
+        };
+        assert_eq!(a_loop(&library), a_loop(&[]), "{over}: system calls");
+    }
+    let _ = std::fs::remove_dir_all(&dir);
+}
+
+/// How many system calls a program makes.
+fn system_calls(program: &Path, args: &[&str], environment: &[(&str, &OsStr)]) -> usize {
+    let trace = Path::new(env!("CARGO_TARGET_TMPDIR")).join("unpaired.trace");
+    let mut command = Command::new("strace");
+    for (name, value) in environment {
+        let mut of_program = OsString::from(format!("{name}="));
+        of_program.push(value);
+        command.arg("-E").arg(of_program);
+    }
+    let status = command.args(["-f", "-qqq", "-o"]).arg(&trace).arg(program).args(args).status();
+    assert!(status.unwrap().success());
+    std::fs::read_to_string(trace).unwrap().lines().count()
 }

@@ -132,7 +132,7 @@ fn only_the_interface_and_the_interposed_names_are_exported() {
          __vdprintf_chk _exit accept accept4 close close_range closefrom connect dprintf dup dup2 \
          dup3 epoll_ctl epoll_pwait epoll_pwait2 epoll_wait execl execle execlp execv execve \
          execveat execvp execvpe fclose fcntl fcntl64 fdopen fexecve fileno fileno_unlocked \
-         getsockopt ioctl listen poll popen posix_spawn posix_spawnp ppoll pselect pthread_create \
+         fork getsockopt ioctl listen poll popen posix_spawn posix_spawnp ppoll pselect pthread_create \
          read readv recv recvfrom recvmmsg recvmsg select send sendfile sendfile64 sendmmsg \
          sendmsg sendto setsockopt shutdown socket splice syscall system thrd_create vdprintf \
          write writev"

@@ -19,7 +19,7 @@ pub const RING_BYTES_MIN: usize = 4096;
 pub const RING_BYTES_MAX: usize = 64 << 20;
 
 /// First word of a header: the layout's name and version.
-pub const MAGIC: u64 = u64::from_le_bytes(*b"sosring1");
+pub const MAGIC: u64 = u64::from_le_bytes(*b"sosring2");
 
 /// [`Bell::bell_at`]: do not ring.
 pub const NEVER: u64 = 0;
@@ -38,8 +38,13 @@ pub const STAYS: u32 = 0;
 /// [`Bell::leaves`]: the reader takes nothing more from the ring; the writer is to send again over TCP what is
 /// there, and go on there.
 pub const ASKED: u32 = 1;
-/// [`Bell::leaves`]: behind the bytes of the ring come others on TCP, so they cannot be sent again.
+/// [`Bell::leaves`]: behind the bytes of the ring come others on TCP, so they cannot be sent again alone.
 pub const BEYOND: u32 = 2;
+/// [`Bell::leaves`]: the reader takes everything from both and gives it back, for the writer to send again.
+pub const BACK: u32 = 3;
+
+/// [`Written::stopped`]: the writer cannot say how much it has sent over TCP.
+pub const UNCOUNTED: u64 = u64::MAX;
 
 /// What the writer of a direction says.
 #[derive(Debug)]
@@ -54,6 +59,11 @@ pub struct Written {
     pub bells: AtomicU64,
     /// [`Written::bells`] when the route last left the ring: so many of the bytes on TCP are no data.
     pub bells_before_tcp: AtomicU64,
+    /// One more than the bytes of data that it has sent over TCP, when it has stopped for a reader that gives back:
+    /// or [`UNCOUNTED`].
+    pub stopped: AtomicU64,
+    /// Bytes that it has taken back.
+    pub retaken: AtomicU64,
     /// Calls that put something into the ring.
     pub messages: AtomicU64,
     /// Times that the ring was full and the stream went on over TCP.
@@ -70,6 +80,8 @@ pub struct Written {
 pub struct Taken {
     /// Bytes that were taken from the ring, since the beginning.
     pub tail: AtomicU64,
+    /// Doorbells that were taken from TCP.
+    pub bells: AtomicU64,
     /// Reader's waits that spun.
     pub spins: AtomicU64,
 }
@@ -85,7 +97,11 @@ pub struct Bell {
     pub grant: AtomicU64,
     /// Not zero when the reader looks at the ring.
     pub attached: AtomicU32,
-    /// [`STAYS`], [`ASKED`] or [`BEYOND`]: who was first, the reader that wants everything over TCP or the
+    /// Bytes that were given back, by way of the ring's memory.
+    pub returned: AtomicU64,
+    /// One more than the bytes that will have been given back; zero while that is not known.
+    pub returning: AtomicU64,
+    /// [`STAYS`], [`ASKED`], [`BEYOND`] or [`BACK`]: who was first, the reader that wants everything over TCP or the
     /// writer that goes on over TCP behind what the ring holds.
     pub leaves: AtomicU32,
     /// Not zero when the writer has sent again over TCP what the ring held.
@@ -136,15 +152,23 @@ impl Lane {
                 route: AtomicU64::new(ROUTE_TCP),
                 bells: AtomicU64::new(0),
                 bells_before_tcp: AtomicU64::new(0),
+                stopped: AtomicU64::new(0),
+                retaken: AtomicU64::new(0),
                 messages: AtomicU64::new(0),
                 overflows: AtomicU64::new(0),
                 tcp_bytes: AtomicU64::new(0),
                 spins: AtomicU64::new(0),
             },
-            taken: Taken { tail: AtomicU64::new(0), spins: AtomicU64::new(0) },
+            taken: Taken {
+                tail: AtomicU64::new(0),
+                bells: AtomicU64::new(0),
+                spins: AtomicU64::new(0),
+            },
             bell: Bell {
                 bell_at: AtomicU64::new(NEVER),
                 grant: AtomicU64::new(0),
+                returned: AtomicU64::new(0),
+                returning: AtomicU64::new(0),
                 attached: AtomicU32::new(0),
                 leaves: AtomicU32::new(0),
                 left: AtomicU32::new(0),

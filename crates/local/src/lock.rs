@@ -17,6 +17,10 @@ pub trait Threads {
     fn own(&self) -> u32;
     /// Lets others run.
     fn yield_now(&self);
+    /// Lets others run for longer: there is nothing to be had for a while.
+    fn nap(&self) {
+        self.yield_now();
+    }
     /// Whether the thread exists.
     fn lives(&self, id: u32) -> bool;
 }

@@ -10,6 +10,10 @@ use crate::sync::{AtomicU32, Ordering};
 #[repr(transparent)]
 pub struct Patience(AtomicU32);
 
+/// A peer that runs has answered by then. One that has not may be waiting for this very processor, so who
+/// spins longer gives it away between two looks.
+pub const ALONE_NS: u64 = 5_000;
+
 /// Long waits in a row after which it does not.
 const LONG_WAITS: u32 = 4;
 /// A wait of fewer times the limit was over soon.

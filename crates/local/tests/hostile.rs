@@ -80,11 +80,15 @@ fn scribbles() -> impl Strategy<Value = Scribble> {
         written + 1,
         written + 2,
         written + 3,
+        written + 4,
+        written + 5,
         taken,
         bell,
         bell + 1,
         bell + 2,
         bell + 3,
+        bell + 4,
+        bell + 5,
     ];
     let steering = (prop::sample::select(steering), 0..2usize)
         .prop_map(|(word, lane)| word + lane * size_of::<Lane>() / 8);
@@ -214,6 +218,10 @@ impl Tcp for Socket<'_> {
         if count == 0 && len > 0 { Err(Errno::AGAIN) } else { Ok(count) }
     }
 
+    fn send_now(&self, from: &[u8]) -> Result<usize, Errno> {
+        self.send(&[IoSlice::new(from)])
+    }
+
     fn now_ns(&self) -> u64 {
         self.peer.turn();
         self.clock.set(self.clock.get() + 1_000_000);
@@ -287,7 +295,7 @@ fn play(role: usize, room: usize, script: Vec<Scribble>, steps: Vec<Step>) {
             }
             Step::Send { len, spins } => {
                 let bytes = vec![1; len];
-                let how = WriteHow { spin_ns: if spins { 5_000_000 } else { 0 } };
+                let how = WriteHow { spin_ns: if spins { 5_000_000 } else { 0 }, waits: false };
                 let sent = stream::send(&end, &socket, &threads, &[IoSlice::new(&bytes)], how);
                 assert!(sent.is_err() || sent.is_ok_and(|count| count <= len));
             }
@@ -305,9 +313,7 @@ fn play(role: usize, room: usize, script: Vec<Scribble>, steps: Vec<Step>) {
             Step::Oblige => drop(stream::oblige(&end, &socket, &threads)),
             Step::Pin => drop(stream::pin(&end, &socket, &threads)),
             Step::Leave => {
-                if let Ok(mut reading) = end.reading(&threads) {
-                    let _ = reading.leave();
-                }
+                let _ = stream::leave(&end, &socket, &threads, 100_000_000);
             }
             Step::Call => {
                 if let Ok(mut writing) = end.writing(&threads) {

@@ -128,6 +128,10 @@ impl Tcp for Socket<'_> {
         Ok(from[0].len())
     }
 
+    fn send_now(&self, from: &[u8]) -> Result<usize, Errno> {
+        self.send(&[IoSlice::new(from)])
+    }
+
     fn now_ns(&self) -> u64 {
         0
     }

@@ -2,7 +2,7 @@
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use sosplice_local::end::{End, Own};
+use sosplice_local::end::{End, Found, Own};
 use sosplice_local::layout::Header;
 use sosplice_local::lock::Threads;
 use sosplice_local::ring::Ring;
@@ -119,6 +119,14 @@ impl Tcp for Socket<'_> {
         })
     }
 
+    fn send_now(&self, from: &[u8]) -> Result<usize, Errno> {
+        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+        // SAFETY: the bytes are only read.
+        result(unsafe {
+            libc::send(self.stream.as_raw_fd(), from.as_ptr().cast(), from.len(), flags)
+        })
+    }
+
     fn now_ns(&self) -> u64 {
         self.begun.elapsed().as_nanos() as u64
     }
@@ -155,7 +163,13 @@ struct How {
     spin_ns: u64,
 }
 
-impl Program<'_> {
+impl<'a> Program<'a> {
+    fn on(end: End<'a, Ring>, stream: &'a TcpStream) -> Self {
+        end.attach();
+        let socket = Socket { stream, flags: 0, begun: Instant::now() };
+        Self { end, socket, how: How { is_blocking: false, spin_ns: 0 } }
+    }
+
     fn read(&self, to: &mut [u8]) -> usize {
         let now = !self.how.is_blocking;
         let how = ReadHow { now, spin_ns: self.how.spin_ns, low_water: 1, ..ReadHow::default() };
@@ -183,7 +197,7 @@ impl Program<'_> {
     }
 
     fn write(&self, mut from: &[u8]) {
-        let how = WriteHow { spin_ns: self.how.spin_ns };
+        let how = WriteHow { spin_ns: self.how.spin_ns, waits: self.how.is_blocking };
         while !from.is_empty() {
             match stream::send(&self.end, &self.socket, &Here, &[IoSlice::new(from)], how) {
                 Ok(count) => from = &from[count..],
@@ -309,18 +323,20 @@ fn echo(program: &Program<'_>) {
     program.finish();
 }
 
-fn every_way(programs: [fn(&Program<'_>); 2]) {
+/// In each way: how many of the first end's messages went through the ring.
+fn every_way(programs: [fn(&Program<'_>); 2]) -> Vec<u64> {
+    let mut messages = Vec::new();
     for is_blocking in [true, false] {
         for spin_ns in [0, 20_000] {
-            let how = How { is_blocking, spin_ns };
-            let memory = run(how, programs);
-            let messages = &memory.header.lanes[0].written.messages;
-            let messages = messages.load(std::sync::atomic::Ordering::Relaxed);
-            assert!(messages > 100, "{how:?}: only {messages} messages went through the ring");
+            let memory = run(How { is_blocking, spin_ns }, programs);
+            let count = &memory.header.lanes[0].written.messages;
+            messages.push(count.load(std::sync::atomic::Ordering::Relaxed));
         }
     }
+    messages
 }
 
+/// How much of it goes through the ring is for the scheduler to say.
 #[test]
 fn a_stream_arrives_whole() {
     every_way([write_stream, read_stream]);
@@ -328,5 +344,75 @@ fn a_stream_arrives_whole() {
 
 #[test]
 fn each_question_gets_its_answer() {
-    every_way([ask, echo]);
+    let messages = every_way([ask, echo]);
+    assert!(messages.iter().all(|messages| *messages > 100), "{messages:?} went through the ring");
+}
+
+const NOW: ReadHow = ReadHow { peek: false, all: false, now: true, spin_ns: 0, low_water: 1 };
+
+/// Both directions are in the ring, and the second end was rung for a byte; it has the byte, if it `took` it, and not the
+/// doorbell. It writes what `write` says, and dies. What the first end reads then.
+fn a_death_over_a_doorbell(took: bool, write: &[u8]) -> (usize, Vec<u8>, Result<usize, Errno>) {
+    let _alive = watch();
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let first = TcpStream::connect(listener.local_addr().expect("a port")).expect("a connection");
+    let (second, _) = listener.accept().expect("a connection");
+    let memory = Memory::new();
+    let owns = [Own::default(), Own::default()];
+    let one = Program::on(memory.end(0, &owns[0]), &first);
+    let other = Program::on(memory.end(1, &owns[1]), &second);
+    let mut bytes = vec![0; 1 << 20];
+    let read = |program: &Program<'_>, bytes: &mut [u8]| {
+        let to = &mut [IoSliceMut::new(bytes)];
+        stream::recv(&program.end, &program.socket, &Here, to, NOW)
+    };
+    let send = |program: &Program<'_>, bytes: &[u8]| {
+        let from = &[IoSlice::new(bytes)];
+        stream::send(&program.end, &program.socket, &Here, from, WriteHow::default())
+    };
+    for (stream, program) in [(&first, &one), (&second, &other)] {
+        stream.set_nonblocking(true).expect("a socket");
+        stream.set_nodelay(true).expect("a socket");
+        assert_eq!(read(program, &mut bytes), Err(Errno::AGAIN));
+    }
+    assert_eq!(stream::prepare(&other.end, &other.socket, &Here, 1), Ok(false));
+    assert_eq!(send(&one, b"!"), Ok(1));
+    other.socket.wait_for(PollFlags::IN);
+    if took {
+        let mut reading = other.end.reading(&Here).expect("a lock");
+        assert_eq!(reading.look(), Ok(Found::Ring(1)));
+        reading.took(1);
+    }
+    let written = send(&other, write).expect("room");
+    drop(second);
+    let mut all = Vec::new();
+    loop {
+        match read(&one, &mut bytes) {
+            Ok(count @ 1..) => all.extend(&bytes[..count]),
+            Err(Errno::AGAIN) => one.socket.wait_for(PollFlags::IN),
+            end => return (written, all, end),
+        }
+    }
+}
+
+#[test]
+fn a_doorbell_for_nothing_does_not_turn_the_end_into_a_reset() {
+    let (_, all, end) = a_death_over_a_doorbell(true, b"last words");
+    assert_eq!((&*all, end), (&b"last words"[..], Ok(0)));
+}
+
+#[test]
+fn an_unread_byte_does() {
+    let (_, all, end) = a_death_over_a_doorbell(false, b"last words");
+    assert_eq!((&*all, end), (&b"last words"[..], Err(Errno::CONNRESET)));
+}
+
+/// The kernel drops what a socket has not sent yet when it resets.
+#[test]
+fn a_doorbell_for_nothing_does_not_cost_what_was_sent_over_tcp() {
+    let bytes = (0..16 << 20).map(byte).collect::<Vec<_>>();
+    let (written, all, end) = a_death_over_a_doorbell(true, &bytes);
+    assert!(written > 100_000, "{written}");
+    assert!(all == bytes[..written], "{} of {written} bytes, {end:?}", all.len());
+    assert_eq!(end, Ok(0));
 }

@@ -4,6 +4,7 @@
 //! for as long as they need it.
 
 use crate::error::Error;
+use crate::gate::Gate;
 use crate::plan::{ListenerPlan, Plan, Protocol, RelayPlan, UpstreamId};
 use crate::upstream::{Upstream, Upstreams};
 use sosplice::Carried;
@@ -11,7 +12,6 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::sync::Notify;
 
 /// All relays of a process.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ pub(crate) struct Relay {
 /// What goes on through a reload.
 #[derive(Debug)]
 pub(crate) struct Counts {
-    pub(crate) gate: Gate,
+    pub(crate) gate: Arc<Gate>,
     pub(crate) clients: Clients,
     /// One a worker.
     pub(crate) tallies: Box<[Tally]>,
@@ -57,6 +57,13 @@ impl Graph {
             Arc::new(Relay { plan, upstreams, counts, rules })
         });
         Ok(Self { relays: relays.collect(), upstreams })
+    }
+
+    /// Lets as many in as the relays' plans say, those among them who wait.
+    pub(crate) fn open_gates(&self) {
+        for relay in &self.relays {
+            relay.counts.gate.resize(relay.plan.max_connections);
+        }
     }
 
     /// The listeners of the relays that workers serve, each with its relay.
@@ -99,10 +106,12 @@ impl Relay {
         self.by_rule().map(|(name, matches)| (name, matches.total()))
     }
 
-    #[allow(dead_code, reason = "for HTTP relays, which are being built")]
-    /// Worker `worker` has found that a request matches the plan's rule number `rule`.
-    pub(crate) fn matched(&self, worker: usize, rule: usize) {
-        if let Some(matches) = self.rules.get(rule) {
+    /// Worker `worker` has found that a request matches a rule, which was number `place` in the
+    /// plan that the request began with. A reload may have come in between.
+    pub(crate) fn matched(&self, worker: usize, place: usize, rule: &str) {
+        let is_it = |(name, _): &(&str, _)| *name == rule;
+        let found = self.by_rule().nth(place).filter(is_it);
+        if let Some((_, matches)) = found.or_else(|| self.by_rule().find(is_it)) {
             matches.0[worker].0.add(1);
         }
     }
@@ -111,7 +120,7 @@ impl Relay {
         relay.plan.listeners.iter().enumerate().map(|(index, listener)| {
             let address = listener.address;
             let nth = (address.port() == 0).then(|| (relay.plan.name.clone(), index));
-            let key = ListenerKey { address, nth };
+            let key = ListenerKey { address, is_udp: relay.is_udp(), nth };
             (key, Binding { relay: Arc::clone(relay), listener: listener.clone() })
         })
     }
@@ -128,10 +137,11 @@ impl Relay {
 }
 
 /// What makes a listener the same before and after a reload: its address, or its place where
-/// the kernel chooses the port.
+/// the kernel chooses the port. A port of datagrams is another than that of streams.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct ListenerKey {
     pub(crate) address: SocketAddr,
+    is_udp: bool,
     nth: Option<(String, usize)>,
 }
 
@@ -153,7 +163,7 @@ impl Binding {
 impl Counts {
     fn new(workers: usize) -> Self {
         Self {
-            gate: Gate::default(),
+            gate: Gate::new(None),
             clients: Clients::default(),
             tallies: (0..workers).map(|_| Tally::default()).collect(),
         }
@@ -191,7 +201,6 @@ impl Tally {
         self.down.add(down);
     }
 
-    #[allow(dead_code, reason = "for HTTP relays, which are being built")]
     /// A request has ended, with the status that its client got, if any.
     pub(crate) fn request(&self, status: Option<u16>, request: Carried, response: Carried) {
         self.requests.add(1);
@@ -275,51 +284,6 @@ impl Count {
     }
 }
 
-/// A relay's sessions at a time.
-#[derive(Debug, Default)]
-pub(crate) struct Gate {
-    inside: AtomicU64,
-    left: Notify,
-}
-
-impl Gate {
-    /// Waits until fewer than `max` are inside. Who waits goes in its turn; a reload that
-    /// raises the limit is noticed when the next one leaves.
-    pub(crate) async fn enter(counts: &Arc<Counts>, max: Option<u64>) -> Inside {
-        let gate = &counts.gate;
-        let max = max.unwrap_or(u64::MAX);
-        let more = |inside| (inside < max).then_some(inside + 1);
-        loop {
-            // Registered before it is looked, so that nobody leaves unnoticed in between.
-            let mut left = std::pin::pin!(gate.left.notified());
-            left.as_mut().enable();
-            if gate.inside.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_ok() {
-                return Inside(Arc::clone(counts));
-            }
-            left.await;
-        }
-    }
-}
-
-impl Gate {
-    /// Sessions that are inside now.
-    pub(crate) fn inside(&self) -> u64 {
-        self.inside.load(Ordering::Relaxed)
-    }
-}
-
-/// A session's presence in its relay.
-#[derive(Debug)]
-pub(crate) struct Inside(Arc<Counts>);
-
-impl Drop for Inside {
-    fn drop(&mut self) {
-        let gate = &self.0.gate;
-        gate.inside.fetch_sub(1, Ordering::AcqRel);
-        gate.left.notify_one();
-    }
-}
-
 /// Sessions by client address, where a relay limits them.
 #[derive(Debug, Default)]
 pub(crate) struct Clients(Mutex<HashMap<IpAddr, u64>>);
@@ -386,15 +350,16 @@ mod tests {
     #[test]
     fn a_rule_keeps_its_counter_through_a_reload_that_moves_it() {
         let before = Graph::new(&http(&["one", "two"]), 2, None).expect("a graph");
-        before.relays[0].matched(0, 0);
-        before.relays[0].matched(0, 1);
-        before.relays[0].matched(1, 1);
+        before.relays[0].matched(0, 0, "one");
+        before.relays[0].matched(0, 1, "two");
+        before.relays[0].matched(1, 1, "two");
         let after = Graph::new(&http(&["new", "two", "one"]), 2, Some(&before)).expect("a graph");
-        // A request that began under the old plan.
-        before.relays[0].matched(1, 0);
-        after.relays[0].matched(0, 7);
+        // Requests that began under the old plan.
+        before.relays[0].matched(1, 0, "one");
+        after.relays[0].matched(1, 0, "one");
+        after.relays[0].matched(0, 7, "gone");
         let counts: Vec<_> = after.relays[0].rule_counts().collect();
-        assert_eq!(counts, [("new", 0), ("two", 2), ("one", 2)]);
+        assert_eq!(counts, [("new", 0), ("two", 2), ("one", 3)]);
     }
 
     #[test]
@@ -420,20 +385,5 @@ mod tests {
         drop(first);
         assert!(Clients::enter(&counts, client, 2).is_some());
         assert_eq!(counts.clients.lock().len(), 1, "nothing is kept of those that left");
-    }
-
-    #[tokio::test(flavor = "current_thread")]
-    async fn who_waits_at_the_gate_goes_in_when_one_leaves() {
-        let counts = Arc::new(Counts::new(1));
-        let first = Gate::enter(&counts, Some(1)).await;
-        let waiting = tokio::spawn({
-            let counts = Arc::clone(&counts);
-            async move { drop(Gate::enter(&counts, Some(1)).await) }
-        });
-        tokio::task::yield_now().await;
-        assert!(!waiting.is_finished());
-        drop(first);
-        waiting.await.expect("went in");
-        assert_eq!(counts.gate.inside.load(Ordering::Relaxed), 0);
     }
 }

@@ -2,14 +2,16 @@
 
 use crate::dial::{self, Failed, Peer};
 use crate::graph::{Binding, Clients, OneOfClient};
+use crate::http;
 use crate::live::{Entry, Live};
 use crate::plan::Protocol;
 use crate::proxy;
+use crate::site;
 use crate::upstream::{Place, Tried, Unconnected};
 use crate::worker::{Slot, Worker};
 use rustix::fd::OwnedFd;
 use sosplice::sys::{self, Kind};
-use sosplice::tokio::{Both, Registered};
+use sosplice::tokio::{Both, Registered, Socket as _};
 use sosplice::{BothEnds, Cause, Limits, OnMax};
 use std::fmt::Display;
 use std::future::poll_fn;
@@ -59,12 +61,31 @@ pub(crate) async fn run(worker: &Arc<Worker>, live: &Arc<Live>, client: Accepted
     };
     match &binding.relay.plan.protocol {
         Protocol::Http(_) => {
-            let _ = slot;
+            let peer = http::Peer {
+                client: live.client(),
+                local: local.or_else(|| local_addr(&client)).unwrap_or(addr),
+            };
+            let _ended = Ended { worker, binding: Arc::clone(&binding) };
+            let site = site::Connection::new(Arc::clone(worker), Arc::clone(live), slot, binding);
+            // In a box: the other sessions are not to pay for its room.
+            Box::pin(http::serve(client, peer, Arc::new(site))).await;
         }
         Protocol::Tcp | Protocol::Udp { .. } => {
             drop(slot);
             relay(worker, live, &binding, &client, local, upstream).await;
         }
+    }
+}
+
+/// Counts an HTTP connection's end, in whatever way it comes.
+struct Ended<'w> {
+    worker: &'w Worker,
+    binding: Arc<Binding>,
+}
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.worker.tally(&self.binding).ended.add(1);
     }
 }
 
@@ -163,7 +184,19 @@ async fn find_upstream(
     let mut tried = Tried::default();
     let upstream = worker.upstream(binding)?;
     let why = loop {
-        let place = match upstream.place(client_addr.ip(), &mut tried).await {
+        let place = tokio::select! {
+            biased;
+            place = upstream.place(client_addr.ip(), &mut tried) => place,
+            // In a queue, where its place is for those behind it. An end is none: it may have sent
+            // all that it wants to say. Asked for only by those who wait.
+            () = async { client.failed().await } => {
+                worker.tally(binding).refused.add(1);
+                let relay = plan.told_name();
+                tracing::info!(relay, client = %client_addr, cause = "client-left", "connection refused");
+                return None;
+            }
+        };
+        let place = match place {
             Ok(place) => place,
             Err(why) => break why,
         };

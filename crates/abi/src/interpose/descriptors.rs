@@ -104,6 +104,7 @@ fn duplicated(old: c_int, result: Raw) -> Raw {
     if result >= 0 && result != old as Raw {
         if local::is_on() {
             local::connections::duplicated(old, result as c_int);
+            local::sets::duplicated(old, result as c_int);
         }
         if keeps_tables() {
             descriptors::known(old);
@@ -123,8 +124,12 @@ fn dup_call(old: c_int) -> Raw {
 }
 
 fn dup3_call(old: c_int, new: c_int, flags: c_int) -> Raw {
-    if old != new && local::is_on() && new >= 0 && is_open(old) && !descriptors::is_hidden(new) {
-        leave(new);
+    if old != new && local::is_on() && new >= 0 && is_open(old) {
+        if descriptors::is_hidden(new) {
+            local::make_way(new);
+        } else {
+            leave(new);
+        }
     }
     if old != new && keeps_tables() && new >= 0 {
         if descriptors::is_hidden(new) {
@@ -183,6 +188,10 @@ unsafe fn fcntl_loud(fd: c_int, command: c_int, arg: c_ulong) -> c_int {
             ret(fcntl_call(fd, command, arg)) as c_int
         }
         _ => {
+            if command == libc::F_SETFL && arg as c_int & libc::O_ASYNC != 0 {
+                // Its signal is the kernel's, who does not know of the ring.
+                local::doors::unseen(fd);
+            }
             // SAFETY: the caller's.
             let done = unsafe { next::fcntl(fd, command, arg) };
             if command == libc::F_SETFL {
@@ -193,8 +202,13 @@ unsafe fn fcntl_loud(fd: c_int, command: c_int, arg: c_ulong) -> c_int {
     }
 }
 
+const FIOASYNC: c_ulong = 0x5452;
+
 /// Bytes that were taken and not given are there to be read as well.
 unsafe fn ioctl_loud(fd: c_int, request: c_ulong, arg: *mut c_void) -> Raw {
+    if request == FIOASYNC {
+        local::doors::unseen(fd);
+    }
     // SAFETY: the caller's.
     unsafe {
         let done = enter!(SYS_ioctl, fd, request, arg);

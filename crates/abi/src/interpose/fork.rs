@@ -6,14 +6,26 @@
 use crate::connection;
 use crate::domain;
 use crate::heap;
-use crate::local;
+use crate::local::{self, connections::Given};
 use crate::lock::{self, Guard};
 use crate::own;
+use sosplice_local::lock::Held;
 use std::cell::Cell;
+use std::sync::atomic::AtomicPtr;
+
+/// What no other thread may be inside of while the memory is copied: in the child nobody would come out again.
+struct Quiet {
+    given: Given,
+    _sets: Vec<Held<'static>>,
+    _streams: Option<super::stdio::Streams>,
+    _guard: Guard,
+}
 
 thread_local! {
     /// From before a fork to behind it.
-    static HELD: Cell<Option<Guard>> = const { Cell::new(None) };
+    static HELD: Cell<Option<Quiet>> = const { Cell::new(None) };
+    /// What the last fork has given to the child, if there is one.
+    static GIVEN: Cell<Given> = const { Cell::new(Given::new()) };
 }
 
 pub fn register() {
@@ -28,19 +40,22 @@ unsafe extern "C" fn prepare() {
         return;
     }
     let guard = lock::hold();
+    let mut quiet = Quiet { given: Given::new(), _sets: Vec::new(), _streams: None, _guard: guard };
     if local::is_on() {
-        local::connections::before_fork();
+        quiet._sets = local::sets::hold();
+        quiet._streams = super::stdio::hold();
+        quiet.given = local::connections::before_fork();
     }
-    connection::before_fork(&guard);
-    heap::hold(&guard);
+    connection::before_fork(&quiet._guard);
+    heap::hold(&quiet._guard);
     // A thread that is being taken down does not fork.
-    if HELD.try_with(|held| held.set(Some(guard))).is_err() {
+    if HELD.try_with(|held| held.set(Some(quiet))).is_err() {
         heap::release();
     }
 }
 
 /// What [`prepare`] took, if it took anything: the heap is free again.
-fn take_back() -> Option<Guard> {
+fn take_back() -> Option<Quiet> {
     let held = HELD.try_with(Cell::take).ok().flatten();
     if held.is_some() {
         heap::release();
@@ -49,8 +64,12 @@ fn take_back() -> Option<Guard> {
 }
 
 unsafe extern "C" fn parent() {
-    let held = take_back();
+    let mut held = take_back();
     connection::after_fork_in_parent();
+    if let Some(held) = &mut held {
+        // For a thread that is being taken down the fork has not failed.
+        let _ = GIVEN.try_with(|given| given.set(std::mem::take(&mut held.given)));
+    }
     drop(held);
 }
 
@@ -58,8 +77,30 @@ unsafe extern "C" fn child() {
     let held = take_back();
     if local::is_on() {
         local::socket::forget_id();
+        local::sets::after_fork_in_child();
+        local::connections::after_fork_in_child();
         local::pairing::after_fork_in_child();
     }
     connection::after_fork_in_child();
     drop(held);
+}
+
+/// The hooks are not told that a fork has failed.
+fn fork_call() -> libc::pid_t {
+    static NEXT: AtomicPtr<libc::c_void> = AtomicPtr::new(std::ptr::null_mut());
+    let found = super::ways::following(&NEXT, "fork\0");
+    type Function = unsafe extern "C" fn() -> libc::pid_t;
+    // SAFETY: dlsym gave it for this name.
+    let pid = unsafe { std::mem::transmute::<*mut libc::c_void, Function>(found)() };
+    if pid != 0 {
+        let given = GIVEN.try_with(Cell::take).unwrap_or_default();
+        if pid < 0 && local::is_on() {
+            local::connections::fork_has_failed(given);
+        }
+    }
+    pid
+}
+
+super::interposed! {
+    fn fork() -> libc::pid_t { quiet fork_call(); loud fork_call() }
 }

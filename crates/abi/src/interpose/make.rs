@@ -36,7 +36,9 @@ unsafe extern "C" fn connect_loud(fd: c_int, addr: *const sockaddr, len: socklen
         // SAFETY: the address of this thread's errno.
         let errno = unsafe { *libc::__errno_location() };
         if done == 0 || errno == libc::EINPROGRESS {
-            local::pairing::begin(fd);
+            // SAFETY: the kernel has just read it there.
+            let family = unsafe { addr.cast::<libc::sa_family_t>().read_unaligned() };
+            local::pairing::connected(fd, c_int::from(family) == libc::AF_UNSPEC);
             // SAFETY: as above.
             unsafe { *libc::__errno_location() = errno };
         }

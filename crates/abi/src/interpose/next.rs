@@ -3,9 +3,10 @@
 //! They are looked up once, when the option is first used or the first thread is made:
 //! before that the calls go to the kernel directly, and a program that does neither does
 //! not pay for the search at its start. libc's are needed because a thread can be cancelled
-//! inside them.
+//! inside them: then libc unwinds the frames between them and the program, so they are declared as
+//! functions that may.
 
-use crate::sys::{enter, ret};
+use crate::sys::{Raw, enter, ret};
 use libc::{
     c_int, c_ulong, c_void, iovec, mmsghdr, msghdr, nfds_t, pollfd, size_t, sockaddr, socklen_t,
     ssize_t, timespec,
@@ -24,7 +25,7 @@ macro_rules! next {
                     // SAFETY: the caller's.
                     return ret(unsafe { $call }) as $ret;
                 }
-                type Function = unsafe extern "C" fn($($kind),*) -> $ret;
+                type Function = unsafe extern "C-unwind" fn($($kind),*) -> $ret;
                 // SAFETY: dlsym gave it for this name; the caller's for the rest.
                 unsafe { std::mem::transmute::<*mut c_void, Function>(found)($($arg),*) }
             }
@@ -101,6 +102,21 @@ next! {
     close(fd: c_int) -> c_int = enter!(SYS_close, fd);
     fcntl(fd: c_int, command: c_int, arg: c_ulong) -> c_int
         = enter!(SYS_fcntl, fd, command, arg);
+}
+
+/// What a function of libc says, as the kernel would: errno stays as it was.
+#[inline]
+pub fn raw(call: impl FnOnce() -> isize) -> Raw {
+    // SAFETY: the address of this thread's errno.
+    let errno_at = unsafe { libc::__errno_location() };
+    // SAFETY: as above.
+    let before = unsafe { *errno_at };
+    let result = call();
+    if result >= 0 {
+        return result;
+    }
+    // SAFETY: as above.
+    -(unsafe { errno_at.replace(before) } as Raw)
 }
 
 /// The next definition of a name behind ours. `name` ends with a zero byte.

@@ -218,12 +218,14 @@ unsafe extern "C" fn poll_loud(fds: *mut pollfd, count: nfds_t, timeout: c_int) 
     // SAFETY: the caller's.
     unsafe {
         let limit = u64::try_from(timeout).ok().map(|ms| ms * 1_000_000);
-        let watched = slice(fds, count).and_then(|fds| watch(fds, limit, std::ptr::null()));
-        if let Some(result) = watched {
+        if !local::has_none()
+            && let Some(result) =
+                slice(fds, count).and_then(|fds| watch(fds, limit, std::ptr::null()))
+        {
             return ret(result) as c_int;
         }
         let found = next::poll(fds, count, timeout);
-        if found <= 0 {
+        if found <= 0 || local::has_none() {
             return found;
         }
         // A splice may have begun meanwhile, and what was found be its business.

@@ -26,19 +26,28 @@ unsafe fn into_buffer(fd: c_int, buf: *mut c_void, len: size_t, flags: c_int) ->
     unsafe { source::receive(fd, slot, &mut message(&raw mut iov, 1), flags) }
 }
 
-/// A paired connection's, into one buffer.
-unsafe fn of_ring(fd: c_int, buf: *mut c_void, len: size_t, flags: c_int) -> Option<Raw> {
+/// A connection's that may be paired, into one buffer; `kernels` is the call as the program made it.
+unsafe fn of_ring(
+    fd: c_int,
+    buf: *mut c_void,
+    len: size_t,
+    flags: c_int,
+    kernels: impl Fn() -> ssize_t,
+) -> Option<Raw> {
     let mut iov = iovec { iov_base: buf, iov_len: len };
     // SAFETY: the program's own buffer.
-    unsafe { local::calls::read(fd, &raw mut iov, 1, flags) }
+    unsafe { local::calls::read(fd, &raw mut iov, 1, flags, &|| next::raw(&kernels)) }
 }
 
 unsafe extern "C" fn read_loud(fd: c_int, buf: *mut c_void, len: size_t) -> ssize_t {
     // SAFETY: the caller's.
     unsafe {
+        if local::is_none_of_ours(fd) {
+            return next::read(fd, buf, len);
+        }
         // Nothing is read of nothing, whatever is there.
         if len > 0
-            && let Some(result) = of_ring(fd, buf, len, 0)
+            && let Some(result) = of_ring(fd, buf, len, 0, || next::read(fd, buf, len))
         {
             return ret(result);
         }
@@ -52,8 +61,13 @@ unsafe extern "C" fn read_loud(fd: c_int, buf: *mut c_void, len: size_t) -> ssiz
 unsafe extern "C" fn readv_loud(fd: c_int, iov: *const iovec, count: c_int) -> ssize_t {
     // SAFETY: the caller's.
     unsafe {
+        if local::is_none_of_ours(fd) {
+            return next::readv(fd, iov, count);
+        }
         if count >= 0
-            && let Some(result) = local::calls::read(fd, iov.cast_mut(), count as usize, 0)
+            && let Some(result) = local::calls::read(fd, iov.cast_mut(), count as usize, 0, &|| {
+                next::raw(|| next::readv(fd, iov, count))
+            })
         {
             return ret(result);
         }
@@ -70,7 +84,10 @@ unsafe extern "C" fn readv_loud(fd: c_int, iov: *const iovec, count: c_int) -> s
 unsafe extern "C" fn recv_loud(fd: c_int, buf: *mut c_void, len: size_t, flags: c_int) -> ssize_t {
     // SAFETY: the caller's.
     unsafe {
-        if let Some(result) = of_ring(fd, buf, len, flags) {
+        if local::is_none_of_ours(fd) {
+            return next::recv(fd, buf, len, flags);
+        }
+        if let Some(result) = of_ring(fd, buf, len, flags, || next::recv(fd, buf, len, flags)) {
             return ret(result);
         }
         match into_buffer(fd, buf, len, flags) {
@@ -90,7 +107,11 @@ unsafe extern "C" fn recvfrom_loud(
 ) -> ssize_t {
     // SAFETY: the caller's.
     unsafe {
-        if let Some(result) = of_ring(fd, buf, len, flags) {
+        if local::is_none_of_ours(fd) {
+            return next::recvfrom(fd, buf, len, flags, addr, addr_len);
+        }
+        let kernels = || next::recvfrom(fd, buf, len, flags, addr, addr_len);
+        if let Some(result) = of_ring(fd, buf, len, flags, kernels) {
             if result >= 0 && !addr.is_null() && !addr_len.is_null() {
                 *addr_len = 0;
             }
@@ -120,7 +141,9 @@ unsafe extern "C" fn recvfrom_loud(
 unsafe extern "C" fn recvmsg_loud(fd: c_int, msg: *mut msghdr, flags: c_int) -> ssize_t {
     // SAFETY: the caller's.
     unsafe {
-        if let Some(result) = local::calls::read_message(fd, msg, flags) {
+        if let Some(result) = local::calls::read_message(fd, msg, flags, &|| {
+            next::raw(|| next::recvmsg(fd, msg, flags))
+        }) {
             return ret(result);
         }
         let taken = descriptors::of(fd)
@@ -187,8 +210,11 @@ unsafe fn messages_of_ring(
     while got < count {
         // SAFETY: the program says that it has so many.
         let message = unsafe { &mut *msgs.add(got as usize) };
+        let message_at = &raw mut message.msg_hdr;
         // SAFETY: the caller's.
-        let result = unsafe { local::calls::read_message(fd, &raw mut message.msg_hdr, flags) };
+        let kernels = || next::raw(|| unsafe { next::recvmsg(fd, message_at, flags) });
+        // SAFETY: the caller's.
+        let result = unsafe { local::calls::read_message(fd, message_at, flags, &kernels) };
         match result {
             None if got == 0 => return None,
             Some(failed) if failed < 0 && got == 0 => return Some(failed),

@@ -9,8 +9,8 @@ use crate::local::{self, connections};
 use crate::sys::fail;
 use libc::{FILE, c_char, c_int, c_void, size_t, ssize_t};
 use std::collections::BTreeMap;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use std::sync::{Mutex, MutexGuard};
 
 /// As fopencookie(3) takes it.
 #[repr(C)]
@@ -94,6 +94,14 @@ pub unsafe fn descriptor_of(file: *mut FILE) -> c_int {
     }
     // SAFETY: dlsym gave it for this name; the caller's for the rest.
     unsafe { std::mem::transmute::<*mut c_void, Function>(found)(file) }
+}
+
+/// Nobody else knows of streams as long as this lives.
+pub type Streams = MutexGuard<'static, BTreeMap<usize, c_int>>;
+
+/// Before a fork: see [`Streams`].
+pub fn hold() -> Option<Streams> {
+    STREAMS.lock().ok()
 }
 
 /// Whether the stream is one of ours, which closes its descriptor by the interposed name.

@@ -129,6 +129,9 @@ unsafe fn by_number(number: c_long, args: [usize; 6]) -> c_long {
                 splice(fd, b as *mut i64, c as c_int, d as *mut i64, e, f as c_uint)
             }
             libc::SYS_close => descriptors::close(fd) as isize,
+            libc::SYS_close_range => {
+                descriptors::close_range(a as c_uint, b as c_uint, c as c_int) as isize
+            }
             libc::SYS_dup => descriptors::dup(fd) as isize,
             libc::SYS_dup3 => descriptors::dup3(fd, b as c_int, c as c_int) as isize,
             libc::SYS_fcntl => descriptors::fcntl(fd, b as c_int, c as libc::c_ulong) as isize,

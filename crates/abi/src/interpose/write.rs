@@ -19,16 +19,28 @@ fn owed(fd: c_int) -> Option<isize> {
     }
 }
 
-/// A paired connection's, from one buffer.
-unsafe fn of_ring(fd: c_int, buf: *const c_void, len: size_t, flags: c_int) -> Option<isize> {
+/// A connection's that may be paired, from one buffer; `kernels` is the call as the program made it.
+unsafe fn of_ring(
+    fd: c_int,
+    buf: *const c_void,
+    len: size_t,
+    flags: c_int,
+    kernels: impl Fn() -> ssize_t,
+) -> Option<isize> {
     let iov = iovec { iov_base: buf.cast_mut(), iov_len: len };
     // SAFETY: the program's own buffer.
-    unsafe { local::calls::write(fd, &raw const iov, 1, flags) }
+    unsafe { local::calls::write(fd, &raw const iov, 1, flags, &|| next::raw(&kernels)) }
 }
 
 unsafe extern "C" fn write_loud(fd: c_int, buf: *const c_void, len: size_t) -> ssize_t {
+    if local::is_none_of_ours(fd) {
+        // SAFETY: the caller's.
+        return unsafe { next::write(fd, buf, len) };
+    }
     // SAFETY: the caller's.
-    if let Some(result) = unsafe { of_ring(fd, buf, len, 0) } {
+    let kernels = || unsafe { next::write(fd, buf, len) };
+    // SAFETY: the caller's.
+    if let Some(result) = unsafe { of_ring(fd, buf, len, 0, kernels) } {
         return ret(result);
     }
     // SAFETY: the caller's.
@@ -36,9 +48,15 @@ unsafe extern "C" fn write_loud(fd: c_int, buf: *const c_void, len: size_t) -> s
 }
 
 unsafe extern "C" fn writev_loud(fd: c_int, iov: *const iovec, count: c_int) -> ssize_t {
+    if local::is_none_of_ours(fd) {
+        // SAFETY: the caller's.
+        return unsafe { next::writev(fd, iov, count) };
+    }
+    // SAFETY: the caller's.
+    let kernels = || next::raw(|| unsafe { next::writev(fd, iov, count) });
     if count >= 0
         // SAFETY: the caller's.
-        && let Some(result) = unsafe { local::calls::write(fd, iov, count as usize, 0) }
+        && let Some(result) = unsafe { local::calls::write(fd, iov, count as usize, 0, &kernels) }
     {
         return ret(result);
     }
@@ -52,8 +70,14 @@ unsafe extern "C" fn send_loud(
     len: size_t,
     flags: c_int,
 ) -> ssize_t {
+    if local::is_none_of_ours(fd) {
+        // SAFETY: the caller's.
+        return unsafe { next::send(fd, buf, len, flags) };
+    }
     // SAFETY: the caller's.
-    if let Some(result) = unsafe { of_ring(fd, buf, len, flags) } {
+    let kernels = || unsafe { next::send(fd, buf, len, flags) };
+    // SAFETY: the caller's.
+    if let Some(result) = unsafe { of_ring(fd, buf, len, flags, kernels) } {
         return ret(result);
     }
     // SAFETY: the caller's.
@@ -68,8 +92,14 @@ unsafe extern "C" fn sendto_loud(
     addr: *const sockaddr,
     addr_len: socklen_t,
 ) -> ssize_t {
+    if local::is_none_of_ours(fd) {
+        // SAFETY: the caller's.
+        return unsafe { next::sendto(fd, buf, len, flags, addr, addr_len) };
+    }
     // SAFETY: the caller's.
-    if let Some(result) = unsafe { of_ring(fd, buf, len, flags) } {
+    let kernels = || unsafe { next::sendto(fd, buf, len, flags, addr, addr_len) };
+    // SAFETY: the caller's.
+    if let Some(result) = unsafe { of_ring(fd, buf, len, flags, kernels) } {
         return ret(result);
     }
     // SAFETY: the caller's.
@@ -78,7 +108,9 @@ unsafe extern "C" fn sendto_loud(
 
 unsafe extern "C" fn sendmsg_loud(fd: c_int, msg: *const msghdr, flags: c_int) -> ssize_t {
     // SAFETY: the caller's.
-    if let Some(result) = unsafe { local::calls::write_message(fd, msg, flags) } {
+    let kernels = || next::raw(|| unsafe { next::sendmsg(fd, msg, flags) });
+    // SAFETY: the caller's.
+    if let Some(result) = unsafe { local::calls::write_message(fd, msg, flags, &kernels) } {
         return ret(result);
     }
     // SAFETY: the caller's.
@@ -105,7 +137,9 @@ unsafe fn sendmmsg_loud(fd: c_int, msgs: *mut mmsghdr, count: c_uint, flags: c_i
         let mut sent = 0;
         while sent < count && !msgs.is_null() {
             let message = &mut *msgs.add(sent as usize);
-            match local::calls::write_message(fd, &raw const message.msg_hdr, flags) {
+            let message_at = &raw const message.msg_hdr;
+            let kernels = || next::raw(|| next::sendmsg(fd, message_at, flags));
+            match local::calls::write_message(fd, message_at, flags, &kernels) {
                 None => break,
                 Some(failed) if failed < 0 && sent == 0 => return ret(failed) as c_int,
                 Some(failed) if failed < 0 => return sent as c_int,

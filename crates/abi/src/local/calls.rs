@@ -67,43 +67,68 @@ unsafe fn buffers_mut<'a>(iov: *mut iovec, count: usize) -> &'a mut [IoSliceMut<
 /// The kernel refuses more pieces than this.
 const PIECES_MAX: usize = 1024;
 
+/// The call that the program made, by libc's function: where the connection is plain it is made as it came, so
+/// that nothing about it is another (what a sandbox allows, ancillary data, cancellation).
+pub type Kernels<'a> = &'a dyn Fn() -> Raw;
+
 /// # Safety
 /// The buffers are the program's.
-pub unsafe fn read(fd: c_int, iov: *mut iovec, count: usize, flags: c_int) -> Option<Raw> {
+pub unsafe fn read(
+    fd: c_int,
+    iov: *mut iovec,
+    count: usize,
+    flags: c_int,
+    kernels: Kernels<'_>,
+) -> Option<Raw> {
     if !super::is_on() {
         return None;
     }
-    match whose(fd) {
-        Whose::Kernels => None,
-        // SAFETY: the caller's.
-        Whose::Plain(found) => Some(unsafe { read_plain(found, fd, iov, count, flags) }),
-        Whose::Paired(used) => {
-            let (found, end) = (&*used, &used.end);
-            // What is beside the stream is the kernel's.
-            if flags & (libc::MSG_OOB | libc::MSG_ERRQUEUE) != 0 || count > PIECES_MAX {
-                return None;
-            }
-            let how = ReadHow {
-                peek: flags & libc::MSG_PEEK != 0,
-                all: flags & libc::MSG_WAITALL != 0,
-                now: flags & libc::MSG_DONTWAIT != 0 || found.is_nonblocking(),
-                spin_ns: spin_ns(),
-                low_water: found.low_water(),
-            };
-            let socket = Socket { fd, flags: libc::MSG_NOSIGNAL };
-            let result = if flags & libc::MSG_TRUNC != 0 {
-                // SAFETY: the caller's; where the pieces are is not looked at.
-                let pieces = unsafe { std::slice::from_raw_parts(iov, count) };
-                discard(end, &socket, pieces.iter().map(|piece| piece.iov_len).sum(), how)
-            } else {
-                // SAFETY: the caller's.
-                let to = unsafe { buffers_mut(iov, count) };
-                stream::recv(end, &socket, &Family, to, how)
-            };
-            has_read(&used);
-            Some(raw(result))
+    loop {
+        match whose(fd) {
+            Whose::Kernels => return None,
+            Whose::Plain(found) => match read_plain(found, flags, kernels) {
+                None => {}
+                result => return result,
+            },
+            // SAFETY: the caller's.
+            Whose::Paired(used) => return unsafe { read_paired(&used, fd, iov, count, flags) },
         }
     }
+}
+
+/// # Safety
+/// The buffers are the program's.
+unsafe fn read_paired(
+    used: &Used,
+    fd: c_int,
+    iov: *mut iovec,
+    count: usize,
+    flags: c_int,
+) -> Option<Raw> {
+    let end = &used.end;
+    // What is beside the stream is the kernel's.
+    if flags & (libc::MSG_OOB | libc::MSG_ERRQUEUE) != 0 || count > PIECES_MAX {
+        return None;
+    }
+    let how = ReadHow {
+        peek: flags & libc::MSG_PEEK != 0,
+        all: flags & libc::MSG_WAITALL != 0,
+        now: flags & libc::MSG_DONTWAIT != 0 || used.is_nonblocking(),
+        spin_ns: spin_ns(),
+        low_water: used.low_water(),
+    };
+    let socket = Socket { fd, flags: libc::MSG_NOSIGNAL };
+    let result = if flags & libc::MSG_TRUNC != 0 {
+        // SAFETY: the caller's; where the pieces are is not looked at.
+        let pieces = unsafe { std::slice::from_raw_parts(iov, count) };
+        discard(end, &socket, pieces.iter().map(|piece| piece.iov_len).sum(), how)
+    } else {
+        // SAFETY: the caller's.
+        let to = unsafe { buffers_mut(iov, count) };
+        stream::recv(end, &socket, &Family, to, how)
+    };
+    has_read(used);
+    Some(raw(result))
 }
 
 /// MSG_TRUNC: `left` bytes go nowhere (tcp(7)); the buffers are not written, and may be none.
@@ -132,6 +157,13 @@ fn discard(
     Ok(done)
 }
 
+/// The stream stays on TCP for good. That may take a doorbell, as a read does.
+pub fn pin(used: &Used) {
+    let fd = used.here.fd.load(Ordering::Relaxed);
+    let _ = stream::pin(&used.end, &Socket { fd, flags: libc::MSG_NOSIGNAL }, &Family);
+    has_read(used);
+}
+
 /// Behind a read: the sets that have the connection look at it again.
 #[inline]
 fn has_read(used: &Used) {
@@ -140,86 +172,91 @@ fn has_read(used: &Used) {
     }
 }
 
-/// # Safety
-/// The buffers are the program's.
-unsafe fn read_plain(
-    found: Connection,
-    fd: c_int,
-    iov: *mut iovec,
-    count: usize,
-    flags: c_int,
-) -> Raw {
-    let call = || {
-        let mut message = message(iov, count);
-        // SAFETY: the caller's; a reading call without flags is a recvmsg.
-        unsafe { enter!(SYS_recvmsg, fd, &raw mut message, flags) }
-    };
+/// None when it is not plain any more.
+fn read_plain(found: Connection, flags: c_int, kernels: Kernels<'_>) -> Option<Raw> {
     if flags & (libc::MSG_OOB | libc::MSG_ERRQUEUE) != 0 {
-        return call();
+        return Some(kernels());
     }
     if !found.begin_plain_read() {
-        // It has just been paired, or given up.
-        // SAFETY: the caller's.
-        return unsafe { read(fd, iov, count, flags) }.unwrap_or_else(call);
+        return None;
     }
-    let result = call();
+    let result = kernels();
     let taken = if flags & libc::MSG_PEEK == 0 { result.max(0) } else { 0 };
     found.end_plain_read(taken as usize);
-    result
+    Some(result)
 }
 
-fn message(iov: *mut iovec, count: usize) -> msghdr {
-    // SAFETY: zeroes are a valid message without address, room and control data.
-    let mut message: msghdr = unsafe { std::mem::zeroed() };
-    message.msg_iov = iov;
-    message.msg_iovlen = count as _;
-    message
-}
-
-/// As recvmsg(2): what else the kernel would tell of a stream is nothing.
+/// As recvmsg(2): what else the kernel would tell of a paired stream is nothing.
 ///
 /// # Safety
 /// The message is the program's.
-pub unsafe fn read_message(fd: c_int, msg: *mut msghdr, flags: c_int) -> Option<Raw> {
+pub unsafe fn read_message(
+    fd: c_int,
+    msg: *mut msghdr,
+    flags: c_int,
+    kernels: Kernels<'_>,
+) -> Option<Raw> {
     if !super::is_on() || msg.is_null() {
         return None;
     }
-    // SAFETY: the caller's.
-    unsafe {
-        let result = read(fd, (*msg).msg_iov, (*msg).msg_iovlen, flags)?;
-        if result >= 0 {
-            (*msg).msg_namelen = 0;
-            (*msg).msg_controllen = 0;
-            (*msg).msg_flags = 0;
+    loop {
+        match whose(fd) {
+            Whose::Kernels => return None,
+            Whose::Plain(found) => match read_plain(found, flags, kernels) {
+                None => {}
+                result => return result,
+            },
+            // SAFETY: the caller's.
+            Whose::Paired(used) => unsafe {
+                let result = read_paired(&used, fd, (*msg).msg_iov, (*msg).msg_iovlen, flags)?;
+                if result >= 0 {
+                    (*msg).msg_namelen = 0;
+                    (*msg).msg_controllen = 0;
+                    (*msg).msg_flags = 0;
+                }
+                return Some(result);
+            },
         }
-        Some(result)
     }
 }
 
 /// # Safety
 /// The buffers are the program's.
-pub unsafe fn write(fd: c_int, iov: *const iovec, count: usize, flags: c_int) -> Option<Raw> {
+pub unsafe fn write(
+    fd: c_int,
+    iov: *const iovec,
+    count: usize,
+    flags: c_int,
+    kernels: Kernels<'_>,
+) -> Option<Raw> {
     if !super::is_on() {
         return None;
     }
-    match whose(fd) {
-        Whose::Kernels => None,
-        // SAFETY: the caller's.
-        Whose::Plain(found) => Some(unsafe { write_plain(found, fd, iov, count, flags) }),
-        Whose::Paired(used) => {
-            let (found, end) = (&*used, &used.end);
-            let socket = Socket { fd, flags };
-            if flags & (libc::MSG_OOB | libc::MSG_ZEROCOPY | libc::MSG_FASTOPEN) != 0
-                || count > PIECES_MAX
-            {
-                let _ = stream::pin(end, &socket, &Family);
-                return None;
+    loop {
+        match whose(fd) {
+            Whose::Kernels => return None,
+            Whose::Plain(found) => match write_plain(found, flags, kernels) {
+                None => {}
+                result => return result,
+            },
+            Whose::Paired(used) => {
+                let (found, end) = (&*used, &used.end);
+                let socket = Socket { fd, flags };
+                if flags & (libc::MSG_OOB | libc::MSG_ZEROCOPY | libc::MSG_FASTOPEN) != 0
+                    || count > PIECES_MAX
+                {
+                    pin(&used);
+                    return None;
+                }
+                let waits = flags & libc::MSG_DONTWAIT == 0 && !found.is_nonblocking();
+                let how = WriteHow { spin_ns: if waits { spin_ns() } else { 0 }, waits };
+                // SAFETY: the caller's.
+                let from = unsafe { buffers(iov, count) };
+                let result = stream::send(end, &socket, &Family, from, how);
+                // It may have taken a doorbell.
+                has_read(&used);
+                return Some(raw(result));
             }
-            let waits = flags & libc::MSG_DONTWAIT == 0 && !found.is_nonblocking();
-            let how = WriteHow { spin_ns: if waits { spin_ns() } else { 0 } };
-            // SAFETY: the caller's.
-            let from = unsafe { buffers(iov, count) };
-            Some(raw(stream::send(end, &socket, &Family, from, how)))
         }
     }
 }
@@ -228,42 +265,34 @@ pub unsafe fn write(fd: c_int, iov: *const iovec, count: usize, flags: c_int) ->
 ///
 /// # Safety
 /// The message is the program's.
-pub unsafe fn write_message(fd: c_int, msg: *const msghdr, flags: c_int) -> Option<Raw> {
+pub unsafe fn write_message(
+    fd: c_int,
+    msg: *const msghdr,
+    flags: c_int,
+    kernels: Kernels<'_>,
+) -> Option<Raw> {
     if !super::is_on() || msg.is_null() {
         return None;
     }
     // SAFETY: the caller's.
     unsafe {
         super::doors::passing(msg);
-        write(fd, (*msg).msg_iov, (*msg).msg_iovlen, flags)
+        write(fd, (*msg).msg_iov, (*msg).msg_iovlen, flags, kernels)
     }
 }
 
-/// # Safety
-/// The buffers are the program's.
-unsafe fn write_plain(
-    found: Connection,
-    fd: c_int,
-    iov: *const iovec,
-    count: usize,
-    flags: c_int,
-) -> Raw {
-    let call = || {
-        let message = message(iov.cast_mut(), count);
-        // SAFETY: the caller's; a writing call without flags is a sendmsg.
-        unsafe { enter!(SYS_sendmsg, fd, &raw const message, flags) }
-    };
+/// None when it is not plain any more.
+fn write_plain(found: Connection, flags: c_int, kernels: Kernels<'_>) -> Option<Raw> {
     if flags & (libc::MSG_OOB | libc::MSG_ZEROCOPY) != 0 {
         found.give_up();
-        return call();
+        return Some(kernels());
     }
     if !found.begin_plain_write() {
-        // SAFETY: the caller's.
-        return unsafe { write(fd, iov, count, flags) }.unwrap_or_else(call);
+        return None;
     }
-    let result = call();
+    let result = kernels();
     found.end_plain_write(result.max(0) as usize);
-    result
+    Some(result)
 }
 
 /// As sendfile(2) to a connection of ours.
@@ -290,6 +319,10 @@ pub unsafe fn send_file(fd: c_int, from: c_int, offset: *mut off_t, count: usize
         }
         Whose::Paired(used) => {
             let end = &used.end;
+            let socket = Socket { fd, flags: libc::MSG_NOSIGNAL };
+            if let Err(error) = stream::oblige(end, &socket, &Family) {
+                return Some(-(error.raw_os_error() as Raw));
+            }
             let Ok(mut writing) = end.writing(&Family) else { return Some(AGAIN) };
             let mut done = 0;
             loop {
@@ -297,7 +330,6 @@ pub unsafe fn send_file(fd: c_int, from: c_int, offset: *mut off_t, count: usize
                     Err(_) => return Some(-(libc::ECONNRESET as Raw)),
                     Ok(Way::Tcp) => break,
                     Ok(Way::Ring(0)) => {
-                        let socket = Socket { fd, flags: libc::MSG_NOSIGNAL };
                         if let Err(error) = stream::overflow(&mut writing, &socket) {
                             let error = -(error.raw_os_error() as Raw);
                             return Some(if done > 0 { done as Raw } else { error });
@@ -323,7 +355,6 @@ pub unsafe fn send_file(fd: c_int, from: c_int, offset: *mut off_t, count: usize
                             unsafe { *offset += got as off_t };
                         }
                         done += got as usize;
-                        let socket = Socket { fd, flags: 0 };
                         let published =
                             stream::publish(&mut writing, &socket, &Family, got as usize);
                         if let Err(errno) = published {
@@ -365,11 +396,14 @@ pub unsafe fn splice_to(fd: c_int, call: impl Fn() -> Raw) -> Option<Raw> {
         }
         Whose::Paired(used) => {
             let end = &used.end;
+            let socket = Socket { fd, flags: libc::MSG_NOSIGNAL };
+            if let Err(error) = stream::oblige(end, &socket, &Family) {
+                return Some(-(error.raw_os_error() as Raw));
+            }
             let Ok(mut writing) = end.writing(&Family) else { return Some(AGAIN) };
             match writing.way(1) {
                 Err(_) => return Some(-(libc::ECONNRESET as Raw)),
                 Ok(Way::Ring(_)) => {
-                    let socket = Socket { fd, flags: libc::MSG_NOSIGNAL };
                     if let Err(error) = stream::overflow(&mut writing, &socket) {
                         return Some(-(error.raw_os_error() as Raw));
                     }
@@ -429,6 +463,9 @@ fn splice_once(
     call: &impl Fn() -> Raw,
 ) -> Result<usize, Errno> {
     let mut reading = end.reading(&Family)?;
+    if reading.is_drained(&Family)? {
+        return Err(Errno::AGAIN);
+    }
     match reading.look()? {
         Found::Ring(queued) => {
             let (at, len) = end.incoming.piece(reading.position(), queued.min(len));

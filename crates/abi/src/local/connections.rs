@@ -164,6 +164,7 @@ pub fn begin() -> bool {
     made().is_some()
 }
 
+#[inline(always)]
 fn entry(fd: c_int) -> Option<&'static AtomicU32> {
     let fd = usize::try_from(fd).ok().filter(|fd| *fd < DESCRIPTORS)?;
     let table = TABLE.load(Ordering::Relaxed);
@@ -197,6 +198,12 @@ pub fn of(fd: c_int) -> Option<Connection> {
         return None;
     }
     Some(found)
+}
+
+/// None of ours, as one load tells.
+#[inline(always)]
+pub fn is_unknown(fd: c_int) -> bool {
+    entry(fd).is_none_or(|entry| entry.load(Ordering::Relaxed) == 0)
 }
 
 /// Lets go of a descriptor; of the connection with the last.
@@ -313,13 +320,34 @@ pub fn all() -> impl Iterator<Item = (c_int, Connection)> {
     })
 }
 
+/// What a fork gives to one more process, by its tokens.
+pub type Given = Vec<u64>;
+
 /// A fork is about to give everything to one more process.
-pub fn before_fork() {
+pub fn before_fork() -> Given {
+    let mut given = Given::new();
     for (fd, found) in all() {
         if found.here.fd.load(Ordering::Relaxed) == fd {
             found.record.holders.fetch_add(1, Ordering::AcqRel);
+            given.push(found.token());
         }
     }
+    given
+}
+
+/// There was no such process. What was closed meanwhile was closed as if there were.
+pub fn fork_has_failed(given: Given) {
+    for token in given {
+        let found = connection(token as u32);
+        if found.token() == token && found.lets_go() {
+            found.release();
+        }
+    }
+}
+
+/// The calls of the parent's other threads are not the child's.
+pub fn after_fork_in_child() {
+    all().for_each(|(_, found)| found.here.users.store(0, Ordering::SeqCst));
 }
 
 /// The connection that a token names, if it is still there and here.
@@ -383,6 +411,12 @@ impl Connection {
         self.record.holders.fetch_sub(1, Ordering::AcqRel) == 1
     }
 
+    /// Bytes have gone over TCP in either direction.
+    pub fn has_carried(&self) -> bool {
+        let Own { reading, writing } = &self.record.own;
+        reading.tcp_data.load(Ordering::Relaxed) | writing.tcp_data.load(Ordering::Relaxed) != 0
+    }
+
     /// Counts a call on a plain connection; how many there were.
     pub fn count_call(&self) -> u32 {
         self.record.calls.fetch_add(1, Ordering::Relaxed)
@@ -434,6 +468,13 @@ impl Connection {
                 _ => return false,
             }
         }
+    }
+
+    /// Whether [`Connection::attach`] is worth a try: nobody is in its way that will be there for long.
+    pub fn may_attach(&self) -> bool {
+        self.record.holders.load(Ordering::Relaxed) == 1
+            && self.record.reads.load(Ordering::Relaxed) == 0
+            && self.record.own.writing.in_kernel() == 0
     }
 
     /// From plain to paired: `ready` is asked when no call is in the kernel, and may refuse.

@@ -2,13 +2,13 @@
 //! such a way is brought back to TCP first, whole and for good.
 
 use super::connections::{self, Connection, State};
-use super::pairing;
-use super::socket::{Family, Socket, now_ns};
+use super::socket::{Family, Socket};
+use super::{calls, pairing};
 use crate::sys::enter;
 use libc::{c_int, msghdr};
-use sosplice_local::end::{End, Found, Leave};
+use sosplice_local::end::End;
 use sosplice_local::ring::Ring;
-use sosplice_local::stream::{self, Tcp};
+use sosplice_local::stream;
 
 /// How long a peer may take to send again what it had put into the ring.
 const PATIENCE_NS: u64 = 5_000_000_000;
@@ -20,8 +20,7 @@ pub fn shutting_down(fd: c_int, how: c_int) {
     }
     // What follows is the kernel's to refuse; what was written before is in the ring already.
     if let Some(found) = connections::paired(fd) {
-        let socket = Socket { fd, flags: libc::MSG_NOSIGNAL };
-        let _ = stream::pin(&found.end, &socket, &Family);
+        calls::pin(&found);
     }
 }
 
@@ -37,74 +36,15 @@ pub fn leave(found: Connection, fd: c_int) {
 
 fn leave_ring(end: &End<'static, Ring>, fd: c_int) {
     let socket = Socket { fd, flags: libc::MSG_NOSIGNAL };
-    let until = now_ns() + PATIENCE_NS;
-    let mut is_asked = false;
-    loop {
-        let Ok(mut reading) = end.reading(&Family) else { return };
-        match reading.leave() {
-            // Doorbells that are on the way are no data.
-            Ok(Leave::Left) | Err(_) => {
-                take_bells(&mut reading, &socket, until);
-                break;
-            }
-            Ok(Leave::Asked) if !is_asked => {
-                is_asked = true;
-                drop(reading);
-                if let Ok(mut writing) = end.writing(&Family) {
-                    let _ = stream::call(&mut writing, &socket, &Family);
-                }
-            }
-            // Another thread may read meanwhile.
-            Ok(Leave::Asked | Leave::Beyond) => drop(reading),
-        }
-        // It may be leaving as well, and wait for the same.
-        let _ = stream::oblige(end, &socket, &Family);
-        if now_ns() > until || end.is_peer_closed() || socket.probe() == Ok(0) {
-            give_up_waiting(end, &socket, until);
-            break;
-        }
-        nap();
+    if stream::leave(end, &socket, &Family, PATIENCE_NS).is_ok() {
+        return;
     }
-    let _ = stream::pin(end, &socket, &Family);
-}
-
-/// The peer cannot, or does not, send again what it has put into the ring. If that is anything, the
-/// connection ends here: with a hole in it, it would be worse than none.
-fn give_up_waiting(end: &End<'static, Ring>, socket: &Socket, until: u64) {
-    let Ok(mut reading) = end.reading(&Family) else { return };
-    match reading.peek() {
-        Ok(Found::Empty | Found::Tcp) => take_bells(&mut reading, socket, until),
-        Ok(Found::Ring(_)) | Err(_) => {
-            let nobody = libc::sockaddr { sa_family: libc::AF_UNSPEC as u16, sa_data: [0; 14] };
-            let len = size_of::<libc::sockaddr>();
-            // SAFETY: the address lives through the call. It dissolves the connection (connect(2)).
-            unsafe { enter!(SYS_connect, socket.fd, &raw const nobody, len) };
-        }
-    }
-}
-
-fn take_bells(
-    reading: &mut sosplice_local::end::Reading<'static, Ring>,
-    socket: &Socket,
-    until: u64,
-) {
-    loop {
-        let due = reading.bells_due();
-        if due == 0 {
-            return;
-        }
-        match reading.take_bells(|| socket.discard(due)) {
-            Ok(1..) => {}
-            Err(rustix::io::Errno::AGAIN) if now_ns() < until => nap(),
-            _ => return,
-        }
-    }
-}
-
-fn nap() {
-    let time = libc::timespec { tv_sec: 0, tv_nsec: 200_000 };
-    // SAFETY: the time lives through the call.
-    unsafe { enter!(SYS_nanosleep, &raw const time, 0) };
+    // The peer cannot, or does not, send again what is unread. The connection ends here: with a hole in
+    // it, it would be worse than none.
+    let nobody = libc::sockaddr { sa_family: libc::AF_UNSPEC as u16, sa_data: [0; 14] };
+    let len = size_of::<libc::sockaddr>();
+    // SAFETY: the address lives through the call. It dissolves the connection (connect(2)).
+    unsafe { enter!(SYS_connect, socket.fd, &raw const nobody, len) };
 }
 
 /// A descriptor is about to be written to in a way that nobody sees.
@@ -114,10 +54,7 @@ pub fn written_unseen(fd: c_int) {
     }
     let Some(found) = connections::of(fd) else { return };
     match found.used() {
-        Some(used) => {
-            let socket = Socket { fd, flags: libc::MSG_NOSIGNAL };
-            let _ = stream::pin(&used.end, &socket, &Family);
-        }
+        Some(used) => calls::pin(&used),
         None => leave(found, fd),
     }
 }

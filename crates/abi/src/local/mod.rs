@@ -69,12 +69,31 @@ pub fn is_on() -> bool {
     IS_ON.load(Ordering::Relaxed)
 }
 
+/// Whether a call on the descriptor is libc's alone. To be asked first: most descriptors are neither a connection's
+/// nor, where there is no splice, a splice's.
+#[inline(always)]
+pub fn is_none_of_ours(fd: libc::c_int) -> bool {
+    is_on() && connections::is_unknown(fd) && !crate::domain::active()
+}
+
+/// As [`is_none_of_ours`], of any descriptors that are polled.
+#[inline(always)]
+pub fn has_none() -> bool {
+    is_on() && !connections::any_paired() && !crate::domain::active()
+}
+
 fn spin_ns() -> u64 {
     SPIN_NS.load(Ordering::Relaxed)
 }
 
 fn settings() -> Option<&'static Settings> {
     SETTINGS.get()
+}
+
+/// The program is about to put a descriptor of its own where one of ours is.
+pub fn make_way(fd: libc::c_int) {
+    pairing::make_way(fd);
+    sets::make_way(fd);
 }
 
 /// Descriptors in a range that something here knows.

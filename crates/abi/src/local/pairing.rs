@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use sosplice_local::end::{End, Found};
 use sosplice_local::member::{self, Mail, Member};
 use sosplice_local::ring::Ring;
-use sosplice_local::stream::Tcp;
+use sosplice_local::stream::{self, Tcp};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
@@ -25,7 +25,10 @@ static MEMBER: AtomicPtr<Member> = AtomicPtr::new(std::ptr::null_mut());
 /// When joining may be tried again.
 static NOT_BEFORE: AtomicU64 = AtomicU64::new(0);
 
+/// Between two tries to join; longer behind each but the first that the broker has left without an answer.
 const RETRY_NS: u64 = 1_000_000_000;
+const RETRY_NS_MAX: u64 = 64_000_000_000;
+static RETRY: AtomicU64 = AtomicU64::new(RETRY_NS);
 
 fn member() -> Option<&'static Member> {
     // SAFETY: a leaked box, or null.
@@ -36,6 +39,25 @@ fn member() -> Option<&'static Member> {
 /// can be paired is looked at when it has shown that it is worth it.
 pub fn begin(fd: c_int) {
     connections::enter(fd);
+}
+
+/// connect(2) has said that a connection is there, or is being made. Of one that carries bytes already it says so
+/// again: begun anew, its count would be short of these.
+pub fn connected(fd: c_int, is_dissolved: bool) {
+    let before = connections::of(fd).filter(|found| !is_dissolved && found.has_carried());
+    let Some(found) = before else { return begin(fd) };
+    let inode = sys::socket_inode(fd);
+    if found.state() == State::Paired && inode == Some(found.record.inode.load(Ordering::Relaxed)) {
+        return;
+    }
+    if found.state() == State::Plain {
+        found.give_up();
+        withdraw(found);
+    }
+    // Or it is another socket's, which was closed behind our back. Nobody can tell.
+    if let Some(made) = connections::enter(fd) {
+        made.give_up();
+    }
 }
 
 fn is_wanted(local: SocketAddr, peer: SocketAddr) -> bool {
@@ -94,7 +116,7 @@ pub fn attend(found: Connection) {
     {
         fetch();
     }
-    if found.here.offer.load(Ordering::Relaxed) != 0 {
+    if found.here.offer.load(Ordering::Relaxed) != 0 && found.may_attach() {
         attach(found);
     }
 }
@@ -109,8 +131,10 @@ fn announce(found: Connection) {
             let Some(inode) = sys::socket_inode(fd) else { return false };
             found.record.inode.store(inode, Ordering::Relaxed);
             is_wanted(local, peer)
-                && say(member, |member| {
-                    member.announce(found.token(), local, peer, namespace(), ring_bytes)
+                && namespace(fd).is_some_and(|namespace| {
+                    say(member, |member| {
+                        member.announce(found.token(), local, peer, namespace, ring_bytes)
+                    })
                 })
         },
     );
@@ -132,9 +156,19 @@ fn say(member: &Member, what: impl Fn(&Member) -> Result<(), Errno>) -> bool {
     said.is_ok()
 }
 
-/// The network namespace of this process, by its inode.
-fn namespace() -> u64 {
-    rustix::fs::stat(c"/proc/self/ns/net").map_or(0, |stat| stat.st_ino)
+/// The network namespace of a socket, by its inode: this thread's, if it has made the socket there.
+fn namespace(fd: c_int) -> Option<u64> {
+    let inode = rustix::fs::stat(c"/proc/thread-self/ns/net").ok()?.st_ino;
+    let Ok(of_socket) = sys::namespace_cookie(fd) else {
+        // Linux before 5.14.
+        return Some(inode);
+    };
+    // SAFETY: no pointers.
+    let own =
+        unsafe { enter!(SYS_socket, libc::AF_UNIX, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
+    let here = sys::namespace_cookie(own as c_int);
+    sys::close(own as c_int);
+    (here == Ok(of_socket)).then_some(inode)
 }
 
 fn join(_: &lock::Guard) -> Option<&'static Member> {
@@ -145,11 +179,34 @@ fn join(_: &lock::Guard) -> Option<&'static Member> {
     if now < NOT_BEFORE.load(Ordering::Relaxed) {
         return None;
     }
-    NOT_BEFORE.store(now + RETRY_NS, Ordering::Relaxed);
-    let joined = Member::join(&settings()?.dir).ok()?;
+    let joined = Member::join(&settings()?.dir);
+    let retry = match &joined {
+        // It has kept the program waiting. Once may be chance.
+        Err(Errno::AGAIN) => RETRY.load(Ordering::Relaxed),
+        _ => RETRY_NS,
+    };
+    let next = if joined.is_err() { retry * 2 } else { RETRY_NS };
+    RETRY.store(next.min(RETRY_NS_MAX), Ordering::Relaxed);
+    NOT_BEFORE.store(now + retry, Ordering::Relaxed);
+    let joined = joined.ok()?;
     joined.renumber(descriptors::hide);
     MEMBER.store(Box::into_raw(Box::new(joined)), Ordering::Release);
     member()
+}
+
+/// If the membership has this descriptor it gets another. What is said would go to the program's socket else.
+pub fn make_way(fd: c_int) {
+    let _guard = lock::hold();
+    let Some(member) = member().filter(|member| member.raw_fds().contains(&fd)) else { return };
+    descriptors::forget_hidden(fd);
+    // The present number stays open: nobody else may get it before the program does.
+    // SAFETY: no pointers.
+    let other = unsafe { enter!(SYS_fcntl, fd, libc::F_DUPFD_CLOEXEC, 0) };
+    if other < 0 {
+        MEMBER.store(std::ptr::null_mut(), Ordering::Release);
+    } else {
+        member.renumber(|_| descriptors::hide(other as c_int));
+    }
 }
 
 #[cold]
@@ -201,7 +258,9 @@ fn attach(found: Connection) {
     // The lock keeps another thread from closing it under this.
     let attached = found.attach(|| {
         let is_same = sys::socket_inode(fd) == Some(found.record.inode.load(Ordering::Relaxed));
-        is_same && prepare(found, fd)
+        // While a socket has its connection no other one has these addresses. Before, the peer may have been found
+        // for its successor.
+        is_same && sys::is_connected(fd) && prepare(found, fd)
     });
     match attached {
         None => {}
@@ -226,6 +285,7 @@ fn prepare(found: Connection, fd: c_int) -> bool {
     let option = |level, name| sys::int_option(fd, level, name).unwrap_or(0);
     if option(libc::SOL_SOCKET, libc::SO_RCVLOWAT) > 1
         || option(libc::SOL_SOCKET, libc::SO_ZEROCOPY) != 0
+        || sys::is_signal_driven(fd)
     {
         return false;
     }
@@ -291,6 +351,7 @@ pub fn withdraw(found: Connection) {
 /// The last descriptor goes. Unread bytes make a reset; a doorbell is no byte.
 fn finish(end: &End<'static, Ring>, fd: c_int) {
     let socket = Socket { fd, flags: 0 };
+    stream::hush(end, &socket, &Family);
     let Ok(mut reading) = end.reading(&Family) else { return };
     let due = reading.bells_due();
     if due > 0 && reading.take_bells(|| socket.discard(due)).is_err() {

@@ -9,9 +9,10 @@ use super::connections::{self, Used};
 use super::socket::{Family, now_ns};
 use super::spin_ns;
 use super::waits::{prepare, prepare_behind, settle, spin};
+use crate::interpose::next;
 use crate::sys::{Raw, enter};
 use libc::{c_int, epoll_event, sigset_t};
-use sosplice_local::lock::Lock;
+use sosplice_local::lock::{Held, Lock};
 use sosplice_local::patience::Patience;
 use std::cell::UnsafeCell;
 use std::collections::BTreeMap;
@@ -81,7 +82,7 @@ struct Set {
 // SAFETY: `inner` is reached by `Set::with` only, which has the lock.
 unsafe impl Sync for Set {}
 
-/// The sets by their descriptors; each place is made once and never freed.
+/// The sets by their descriptors, of which several may have one. None is ever freed.
 static SETS: AtomicPtr<AtomicPtr<Set>> = AtomicPtr::new(std::ptr::null_mut());
 /// One past the highest set.
 static TOP: AtomicU32 = AtomicU32::new(0);
@@ -141,8 +142,35 @@ impl Set {
     }
 }
 
+/// A thread that sleeps in the kernel on a set.
+struct Asleep<'a>(&'a Set);
+
+impl Set {
+    fn asleep(&self) -> Asleep<'_> {
+        self.sleepers.fetch_add(1, Ordering::SeqCst);
+        Asleep(self)
+    }
+}
+
+impl Drop for Asleep<'_> {
+    fn drop(&mut self) {
+        self.0.sleepers.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 fn all() -> impl Iterator<Item = (c_int, &'static Set)> {
     (0..TOP.load(Ordering::Acquire) as c_int).filter_map(|epoll| Some((epoll, set(epoll)?)))
+}
+
+/// Before a fork: nobody is inside a set as long as this lives, so the child gets them whole. One that this very
+/// thread is inside of, whom a signal has made fork, is let be.
+pub fn hold() -> Vec<Held<'static>> {
+    all().filter_map(|(_, set)| set.lock.take(&Family).ok()).collect()
+}
+
+/// The threads that sleep on the sets are the parent's.
+pub fn after_fork_in_child() {
+    all().for_each(|(_, set)| set.sleepers.store(0, Ordering::SeqCst));
 }
 
 /// The descriptors of all sets that we know, or knew.
@@ -195,18 +223,36 @@ fn is_epoll(fd: c_int, other: c_int) -> bool {
     unsafe { enter!(SYS_epoll_ctl, fd, libc::EPOLL_CTL_DEL, other, 0) == absent }
 }
 
+/// A duplicate was made: of a set it is the same one.
+pub fn duplicated(old: c_int, new: c_int) {
+    let Some(found) = place(old).map(|place| place.load(Ordering::Acquire)) else { return };
+    if !found.is_null()
+        && connections::is_owner()
+        && let Some(place) = place(new)
+    {
+        place.store(found, Ordering::Release);
+        TOP.fetch_max(new as u32 + 1, Ordering::AcqRel);
+    }
+}
+
 /// A descriptor is closed: as a member of sets, and as a set. `twin` is another descriptor of the same
 /// connection: then the kernel keeps the registration.
 pub fn closed(fd: c_int, twin: Option<c_int>) {
     if TOP.load(Ordering::Relaxed) == 0 || !connections::is_owner() {
         return;
     }
-    for (epoll, set) in all() {
-        set.with(|inner| {
-            if epoll == fd {
-                *inner = Inner::default();
-                return;
+    if let Some(gone) = set(fd) {
+        let is_it = |(epoll, other): (c_int, &Set)| epoll != fd && std::ptr::eq(other, gone);
+        if all().any(is_it) {
+            if let Some(place) = place(fd) {
+                place.store(std::ptr::null_mut(), Ordering::Release);
             }
+        } else {
+            gone.with(|inner| *inner = Inner::default());
+        }
+    }
+    for (_, set) in all() {
+        set.with(|inner| {
             inner.sets.retain(|set| *set != fd);
             match twin {
                 Some(twin) => inner.keep(fd, twin),
@@ -314,6 +360,13 @@ const KICK: u64 = 0x736f_7370_6c69_6365;
 /// Always readable; none until it is needed.
 static ALARM: AtomicI32 = AtomicI32::new(-1);
 
+/// The program puts its own descriptor there: the alarm is made anew when it is needed.
+pub fn make_way(fd: c_int) {
+    if ALARM.compare_exchange(fd, -1, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+        crate::descriptors::forget_hidden(fd);
+    }
+}
+
 /// Wakes one who sleeps on the set, to look again.
 fn kick(epoll: c_int) {
     let mut alarm = ALARM.load(Ordering::Acquire);
@@ -411,13 +464,12 @@ pub unsafe fn wait(
     let set = made(epoll)?;
     if !connections::any_paired() {
         // A connection of the set may be paired while this sleeps.
-        set.sleepers.fetch_add(1, Ordering::SeqCst);
-        let at = events.as_mut_ptr();
+        let asleep = set.asleep();
         let limit =
             timeout.map_or(-1, |ns| c_int::try_from(ns.div_ceil(1_000_000)).unwrap_or(c_int::MAX));
-        // SAFETY: room for so many; the mask is the caller's.
-        let found = unsafe { enter!(SYS_epoll_pwait, epoll, at, events.len(), limit, mask, 8) };
-        set.sleepers.fetch_sub(1, Ordering::SeqCst);
+        // SAFETY: the mask is the caller's.
+        let found = unsafe { sleep(epoll, events, limit, mask) };
+        drop(asleep);
         if found <= 0 || !connections::any_paired() {
             return Some(found);
         }
@@ -478,10 +530,8 @@ pub unsafe fn wait(
             }
         }
         set.rings_in_a_row.store(0, Ordering::Relaxed);
-        let is_ready = told > 0 || {
-            set.sleepers.fetch_add(1, Ordering::SeqCst);
-            arm_all(set, true) | prepare_inner_sets(set)
-        };
+        let asleep = (told == 0).then(|| set.asleep());
+        let is_ready = told > 0 || arm_all(set, true) | prepare_inner_sets(set);
         let left = match deadline {
             _ if is_ready => 0,
             Some(deadline) => {
@@ -490,16 +540,14 @@ pub unsafe fn wait(
             }
             None => -1,
         };
-        let room = events.len() - told;
-        let at = events[told..].as_mut_ptr();
         let begun = if is_ready || spin_ns() == 0 { 0 } else { now_ns() };
-        // SAFETY: room for so many; the mask is the caller's.
-        let found = unsafe { enter!(SYS_epoll_pwait, epoll, at, room, left, mask, 8) };
+        // SAFETY: the mask is the caller's.
+        let found = unsafe { sleep(epoll, &mut events[told..], left, mask) };
         if begun != 0 {
             set.patience.waited(now_ns() - begun, spin_ns());
         }
-        if told == 0 {
-            set.sleepers.fetch_sub(1, Ordering::SeqCst);
+        if let Some(asleep) = asleep {
+            drop(asleep);
             set.with(|inner| {
                 // Another thread may rely on what was asked for.
                 if set.sleepers.load(Ordering::SeqCst) == 0 {
@@ -516,6 +564,23 @@ pub unsafe fn wait(
             return Some(kept as Raw);
         }
     }
+}
+
+/// In libc's function, inside which a thread can be cancelled.
+///
+/// # Safety
+/// `mask` is null or the program's.
+unsafe fn sleep(
+    epoll: c_int,
+    events: &mut [epoll_event],
+    limit: c_int,
+    mask: *const sigset_t,
+) -> Raw {
+    let room = c_int::try_from(events.len()).unwrap_or(c_int::MAX);
+    // SAFETY: room for so many; the mask is the caller's.
+    next::raw(|| unsafe {
+        next::epoll_pwait(epoll, events.as_mut_ptr(), room, limit, mask) as isize
+    })
 }
 
 /// Sets in the set that have something, or are armed now.

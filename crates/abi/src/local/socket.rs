@@ -1,5 +1,9 @@
 //! The TCP socket of a pair, and this process's threads, for the stream code.
+//!
+//! The calls that sleep are libc's, inside which a thread can be cancelled: no lock is held there, and what the
+//! frames above have to put back they put back as they are unwound.
 
+use crate::interpose::next;
 use crate::sys::{Raw, enter};
 use libc::{c_int, msghdr};
 use rustix::io::Errno;
@@ -37,13 +41,6 @@ impl Socket {
         // SAFETY: both records live through the call.
         unsafe { enter!(SYS_ppoll, &raw mut fd, 1, &raw const now, 0, 8) > 0 }
     }
-
-    fn look(&self, flags: c_int) -> Result<usize, Errno> {
-        let mut byte = 0u8;
-        let flags = flags | libc::MSG_PEEK;
-        // SAFETY: room for one byte.
-        result(unsafe { enter!(SYS_recvfrom, self.fd, &raw mut byte, 1, flags, 0, 0) })
-    }
 }
 
 impl Tcp for Socket {
@@ -62,11 +59,17 @@ impl Tcp for Socket {
     }
 
     fn probe(&self) -> Result<usize, Errno> {
-        self.look(libc::MSG_DONTWAIT)
+        let mut byte = 0u8;
+        let flags = libc::MSG_DONTWAIT | libc::MSG_PEEK;
+        // SAFETY: room for one byte.
+        result(unsafe { enter!(SYS_recvfrom, self.fd, &raw mut byte, 1, flags, 0, 0) })
     }
 
     fn sleep(&self) -> Result<usize, Errno> {
-        self.look(0)
+        let mut byte = 0u8;
+        let at = (&raw mut byte).cast();
+        // SAFETY: room for one byte.
+        result(next::raw(|| unsafe { next::recv(self.fd, at, 1, libc::MSG_PEEK) }))
     }
 
     fn sleep_for_more(&self) -> Result<usize, Errno> {
@@ -81,7 +84,7 @@ impl Tcp for Socket {
             let time = libc::timespec { tv_sec: limit.tv_sec, tv_nsec: limit.tv_usec * 1000 };
             let is_limited = limit.tv_sec != 0 || limit.tv_usec != 0;
             let at = if is_limited { &raw const time } else { std::ptr::null() };
-            enter!(SYS_ppoll, &raw mut fd, 1, at, 0, 8)
+            next::raw(|| next::ppoll(&raw mut fd, 1, at, std::ptr::null()) as isize)
         };
         match result(found)? {
             0 => Err(Errno::AGAIN),
@@ -111,6 +114,12 @@ impl Tcp for Socket {
         let message = message(from.as_ptr().cast(), from.len());
         // SAFETY: the message describes the buffers, which are only read.
         result(unsafe { enter!(SYS_sendmsg, self.fd, &raw const message, self.flags) })
+    }
+
+    fn send_now(&self, from: &[u8]) -> Result<usize, Errno> {
+        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+        // SAFETY: the bytes are only read.
+        result(unsafe { enter!(SYS_sendto, self.fd, from.as_ptr(), from.len(), flags, 0, 0) })
     }
 
     fn now_ns(&self) -> u64 {
@@ -150,6 +159,12 @@ impl Threads for Family {
     fn yield_now(&self) {
         // SAFETY: no arguments.
         unsafe { enter!(SYS_sched_yield) };
+    }
+
+    fn nap(&self) {
+        let time = libc::timespec { tv_sec: 0, tv_nsec: 200_000 };
+        // SAFETY: the time lives through the call.
+        unsafe { enter!(SYS_nanosleep, &raw const time, 0) };
     }
 
     fn lives(&self, id: u32) -> bool {

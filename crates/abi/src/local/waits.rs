@@ -6,10 +6,12 @@
 use super::connections::{self, Used};
 use super::socket::{Family, Socket, now_ns};
 use super::{sets, spin_ns};
+use crate::interpose::next;
 use crate::sys::{Raw, enter, timespec_of};
 use libc::{c_short, pollfd, sigset_t};
 use sosplice_local::end::Asleep;
-use sosplice_local::patience::Patience;
+use sosplice_local::lock::Threads;
+use sosplice_local::patience::{ALONE_NS, Patience};
 use sosplice_local::stream;
 use std::sync::atomic::Ordering;
 
@@ -61,7 +63,7 @@ pub fn spin(patience: &Patience, limit_ns: u64, mut is_there: impl FnMut() -> bo
     if limit_ns == 0 || !patience.is_there() {
         return false;
     }
-    let until = now_ns() + limit_ns;
+    let begun = now_ns();
     loop {
         for _ in 0..32 {
             if is_there() {
@@ -69,8 +71,12 @@ pub fn spin(patience: &Patience, limit_ns: u64, mut is_there: impl FnMut() -> bo
             }
             std::hint::spin_loop();
         }
-        if now_ns() >= until {
+        let spun = now_ns() - begun;
+        if spun >= limit_ns {
             return false;
+        }
+        if spun >= ALONE_NS {
+            Family.yield_now();
         }
     }
 }
@@ -134,7 +140,9 @@ pub unsafe fn poll(fds: &mut [pollfd], timeout: Option<u64>, mask: *const sigset
         let left_at = left.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
         let begun = if ready || spin_ns() == 0 { 0 } else { now_ns() };
         // SAFETY: the set and the time live through the call; the mask is the caller's.
-        let found = unsafe { enter!(SYS_ppoll, fds.as_mut_ptr(), fds.len(), left_at, mask, 8) };
+        let found = next::raw(|| unsafe {
+            next::ppoll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, left_at, mask) as isize
+        });
         if begun != 0 {
             PATIENCE.waited(now_ns() - begun, spin_ns());
         }

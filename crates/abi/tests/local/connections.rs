@@ -3,11 +3,11 @@
 use crate::calls::*;
 use crate::cases;
 use crate::end::End;
-use libc::{SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, c_int};
+use libc::{MSG_DONTWAIT, POLLIN, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, c_int};
 use std::io::Read as _;
 use std::mem::zeroed;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsRawFd, IntoRawFd};
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd};
 
 cases! {
     OWN over_the_other_family;
@@ -21,6 +21,9 @@ cases! {
     OWN ended_before_the_accept;
     OWN reset_before_the_accept;
     OWN the_same_ports_again_and_again;
+    OWN asked_again_whether_it_is_connected;
+    OWN the_same_ports_beside_a_dead_connection;
+    OWN_PROCESSES the_same_ports_in_two_namespaces;
     OWN a_disconnected_socket_connects_anew;
     OWN a_refused_connect;
     OWN a_socket_that_connects_to_itself;
@@ -299,6 +302,122 @@ fn port_of(fd: c_int) -> u16 {
     // SAFETY: address and length live through the call.
     unsafe { libc::getsockname(fd, (&raw mut found).cast(), &raw mut len) };
     u16::from_be(found.sin_port)
+}
+
+/// Both ends of a connection between these two ports, of which zero is any.
+fn own_connection(from: u16, to: u16) -> (c_int, c_int) {
+    use socket2::{Domain, SockAddr, Socket, Type};
+    let address = |port| SockAddr::from(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+    let bound = |port| {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.set_reuse_address(true).unwrap();
+        socket.bind(&address(port)).unwrap();
+        socket
+    };
+    let listener = bound(to);
+    listener.listen(1).unwrap();
+    let near = bound(from);
+    near.connect(&listener.local_addr().unwrap()).unwrap();
+    (near.into_raw_fd(), listener.accept().unwrap().0.into_raw_fd())
+}
+
+/// The ports of a connection's ends.
+fn ports(fd: c_int) -> (u16, u16) {
+    // SAFETY: borrowed for two calls.
+    let socket = std::mem::ManuallyDrop::new(unsafe { TcpStream::from_raw_fd(fd) });
+    (socket.local_addr().unwrap().port(), socket.peer_addr().unwrap().port())
+}
+
+/// Calls that make a connection be announced, and take what the answer may be.
+fn show(fd: c_int) {
+    for _ in 0..20 {
+        let _ = recv(fd, 1, MSG_DONTWAIT);
+        pause_ms(1);
+    }
+    poll(fd, POLLIN, 0);
+}
+
+/// By a second connect, behind bytes that were sent already.
+fn asked_again_whether_it_is_connected(end: &mut End) {
+    use socket2::{Domain, SockAddr, Socket, Type};
+    if end.near() {
+        return;
+    }
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = SockAddr::from(listener.local_addr().unwrap());
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let _ = socket.connect(&address);
+    let served = listener.accept().unwrap().0.into_raw_fd();
+    await_events(socket.as_raw_fd(), libc::POLLOUT);
+    let fd = socket.as_raw_fd();
+    send_all(fd, b"early");
+    end.saw("connected", socket.connect(&address).is_ok());
+    end.saw("early", read_exactly(served, 5));
+    show(fd);
+    show(served);
+    show(fd);
+    // As many as it would be short of.
+    for byte in b"12345, and more" {
+        send_all(fd, &[*byte]);
+    }
+    end.saw("all", read_exactly(served, 15));
+}
+
+/// A server has not looked yet at the reset of a connection, and its client connects anew.
+fn the_same_ports_beside_a_dead_connection(end: &mut End) {
+    if end.near() {
+        return;
+    }
+    let (first, dead) = own_connection(0, 0);
+    let (from, to) = ports(first);
+    show(dead);
+    reset(first);
+    await_reset(dead);
+    let (second, served) = own_connection(from, to);
+    show(second);
+    show(dead);
+    send_all(second, b"for the second");
+    await_queued(served, 14);
+    end.saw("the second", read(served, 100));
+    end.saw("the first", recv(dead, 100, MSG_DONTWAIT));
+}
+
+/// A process that goes to another network keeps the sockets that it had.
+fn the_same_ports_in_two_namespaces(end: &mut End) {
+    if end.near() {
+        return;
+    }
+    let here = own_connection(0, 0);
+    let (from, to) = ports(here.0);
+    // SAFETY: this process has one thread.
+    if unsafe { libc::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNET) } < 0 {
+        return;
+    }
+    loopback_up();
+    let there = own_connection(from, to);
+    show(here.0);
+    show(there.1);
+    show(here.0);
+    send_all(here.0, b"here");
+    send_all(there.0, b"there");
+    await_queued(here.1, 4);
+    await_queued(there.1, 5);
+    end.saw("here", read(here.1, 100));
+    end.saw("there", read(there.1, 100));
+}
+
+fn loopback_up() {
+    // SAFETY: zeroes are a valid request; it lives through the calls.
+    unsafe {
+        let mut request: libc::ifreq = zeroed();
+        request.ifr_name[0] = b'l' as _;
+        request.ifr_name[1] = b'o' as _;
+        let socket = libc::socket(libc::AF_INET, libc::SOCK_DGRAM, 0);
+        request.ifr_ifru.ifru_flags = libc::IFF_UP as _;
+        assert_eq!(libc::ioctl(socket, libc::SIOCSIFFLAGS, &raw const request), 0);
+        libc::close(socket);
+    }
 }
 
 fn a_disconnected_socket_connects_anew(end: &mut End) {

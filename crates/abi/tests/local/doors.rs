@@ -331,7 +331,7 @@ fn sent_without_a_copy(end: &mut End) {
         end.saw("sent", sent);
         send_all(end.fd, b"and a copy");
         // The kernel says when the memory is free again.
-        await_reset(end.fd);
+        await_events(end.fd, libc::POLLERR);
         let mut control = [0u64; 16];
         let mut message = message(&mut []);
         message.msg_control = control.as_mut_ptr().cast();

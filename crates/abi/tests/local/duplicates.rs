@@ -12,6 +12,7 @@ cases! {
     EVERY the_last_duplicate_ends_the_connection;
     EVERY a_descriptor_put_over_the_connection_ends_it;
     EVERY the_connection_put_over_another_descriptor;
+    PROCESSES the_connection_put_over_every_number;
     EVERY a_closed_range;
     EVERY a_thread_reads_and_a_thread_writes;
     EVERY several_readers;
@@ -141,6 +142,28 @@ fn the_connection_put_over_another_descriptor(end: &mut End) {
     // SAFETY: no pointers.
     end.saw("itself", unsafe { libc::dup2(end.fd, end.fd) == end.fd });
     trips(end, other, 20);
+}
+
+/// A number that the program takes may be the library's own: what that had to say must not go into a socket of the
+/// program's.
+fn the_connection_put_over_every_number(end: &mut End) {
+    let limit = 4096;
+    let places: Vec<c_int> =
+        // SAFETY: no pointers; whatever is open has another place.
+        (100..limit).filter(|place| unsafe { libc::dup2(end.fd, *place) } == *place).collect();
+    end.meet();
+    let others: Vec<c_int> = (0..3).map(|_| end.another()).collect();
+    for other in others {
+        end.warm(other);
+        trips(end, other, 20);
+        close(other);
+    }
+    end.meet();
+    end.saw("queued", queued(end.fd));
+    end.meet();
+    trips(end, end.fd, 20);
+    places.into_iter().for_each(close);
+    trips(end, end.fd, 20);
 }
 
 fn a_closed_range(end: &mut End) {

@@ -19,6 +19,7 @@ cases! {
     EVERY two_sets;
     EVERY a_set_in_a_set;
     EVERY polled_sets;
+    EVERY a_duplicate_of_the_set;
     EVERY fewer_events_than_are_ready;
     EVERY a_closed_socket_leaves_its_set;
     EVERY a_duplicate_in_the_set;
@@ -215,6 +216,34 @@ fn polled_sets(end: &mut End) {
         read_exactly(end.fd, 1);
         end.saw("taken", poll(set, POLLIN, 10));
     }
+}
+
+fn a_duplicate_of_the_set(end: &mut End) {
+    let set = registered(end, EPOLLIN);
+    // SAFETY: no pointers.
+    let other = unsafe { libc::dup(set) };
+    for waiting in [other, set] {
+        arrives_or_waits(end, waiting);
+    }
+    close(set);
+    arrives_or_waits(end, other);
+    control(other, EPOLL_CTL_DEL, end.fd, 0, 0);
+    end.saw("removed", wait(other, 0));
+    close(other);
+}
+
+/// The far end sleeps on the set before the near one sends.
+fn arrives_or_waits(end: &mut End, set: c_int) {
+    end.meet();
+    if end.near() {
+        pause_ms(20);
+        send_all(end.fd, b"1");
+    } else {
+        end.saw("woken", wait(set, SOON));
+        read_exactly(end.fd, 1);
+        end.saw("nothing more", wait(set, 0));
+    }
+    end.meet();
 }
 
 fn fewer_events_than_are_ready(end: &mut End) {

@@ -4,6 +4,7 @@ use crate::calls::*;
 use crate::cases;
 use crate::duplicates::{RECORD, RECORDS, read_records, record, trips};
 use crate::end::End;
+use crate::waits::*;
 use libc::{c_int, pid_t};
 use std::net::TcpListener;
 use std::os::fd::{AsRawFd, IntoRawFd};
@@ -19,6 +20,8 @@ cases! {
     PROCESSES a_child_that_closes_ends_nothing;
     PROCESSES a_process_goes_to_the_background;
     PROCESSES a_fork_while_a_thread_reads;
+    PROCESSES forks_while_threads_use_a_set;
+    PROCESSES a_fork_that_fails;
     OWN_PROCESSES a_server_that_forks_for_each;
     OWN_PROCESSES a_server_that_forked_before;
 }
@@ -213,6 +216,69 @@ fn a_fork_while_a_thread_reads(end: &mut End) {
     }
     let all = reader.join().unwrap();
     end.saw("all", all);
+}
+
+/// The child closes what it has, as children do, and must not wait for a thread that it has not.
+fn forks_while_threads_use_a_set(end: &mut End) {
+    let (fd, set) = (end.fd, epoll());
+    add(set, fd, libc::EPOLLIN, 1);
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    let order = std::sync::atomic::Ordering::Relaxed;
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !is_over.load(order) {
+                    control(set, libc::EPOLL_CTL_MOD, fd, libc::EPOLLIN, 2);
+                    wait(set, 0);
+                }
+            });
+        }
+        for _ in 0..100 {
+            // SAFETY: the child makes no call that is not safe behind a fork of threads.
+            let pid = unsafe { libc::fork() };
+            if pid == 0 {
+                // SAFETY: does not return.
+                unsafe {
+                    libc::close(fd);
+                    libc::close(set);
+                    libc::_exit(0);
+                }
+            }
+            assert_eq!(join(pid), 0);
+        }
+        is_over.store(true, order);
+    });
+    trips(end, fd, 20);
+}
+
+/// There is no child that has the connection: closing it over unread bytes resets it.
+fn a_fork_that_fails(end: &mut End) {
+    if end.near() {
+        send_all(end.fd, b"unread");
+        end.meet();
+        end.meet();
+        await_reset(end.fd);
+        end.saw("end", read(end.fd, 1));
+        return;
+    }
+    end.meet();
+    await_queued(end.fd, 6);
+    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: no pointers but the limit, which lives through the call; nobody else is this user's.
+    unsafe {
+        // Root has no such limit.
+        if libc::getuid() == 0 {
+            assert_eq!(libc::setresuid(54_321, 54_321, 54_321), 0);
+        }
+        assert_eq!(libc::setrlimit(libc::RLIMIT_NPROC, &raw const none), 0);
+        let pid = libc::fork();
+        if pid == 0 {
+            libc::_exit(0);
+        }
+        assert_eq!((pid, errno()), (-1, libc::EAGAIN));
+    }
+    close(end.fd);
+    end.meet();
 }
 
 fn a_server_that_forks_for_each(end: &mut End) {

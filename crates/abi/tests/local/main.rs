@@ -14,6 +14,7 @@
 mod arrangement;
 #[path = "../preloaded/calls.rs"]
 mod calls;
+mod cancelled;
 #[path = "../preloaded/child.rs"]
 mod child;
 mod closing;
@@ -102,6 +103,7 @@ fn all() -> impl Iterator<Item = &'static Case> {
         connections::CASES,
         duplicates::CASES,
         forks::CASES,
+        cancelled::CASES,
         programs::CASES,
         deaths::CASES,
     ]

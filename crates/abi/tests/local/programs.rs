@@ -24,6 +24,8 @@ cases! {
     PROCESSES passed_to_a_process_that_was_there_before;
     PROCESSES passed_and_kept;
     PROCESSES passed_with_bytes_waiting;
+    PROCESSES passed_behind_a_large_message;
+    PROCESSES becomes_another_behind_an_overflow;
     PROCESSES passed_to_oneself;
 }
 
@@ -147,6 +149,30 @@ fn bytes_are_waiting_when_another_program_begins(end: &mut End) {
         let done = this_binary(end.fd, 3).status().unwrap().success();
         end.saw("program", done);
     }
+}
+
+/// More than the smallest ring holds is unread when this program becomes another.
+fn becomes_another_behind_an_overflow(end: &mut End) {
+    if end.near() {
+        for round in 0..40 {
+            send_all(end.fd, &pattern(1 + round * 13 % 700));
+        }
+        end.meet();
+        let answers = (0..40).map(|round| 1 + round * 13 % 700).sum();
+        let answers = read_exactly(end.fd, answers);
+        end.saw("answers", digest(&answers));
+        return;
+    }
+    end.meet();
+    await_queued(end.fd, (0..40).map(|round| 1 + round * 13 % 700).sum());
+    inheritable(end.fd);
+    let fd = end.fd;
+    let becoming = child(|| {
+        use std::os::unix::process::CommandExt;
+        panic!("{}", this_binary(fd, 40).exec());
+    });
+    close(fd);
+    end.saw("program", join(becoming));
 }
 
 /// Only the program that goes had it: the peer sees the end while the new one still runs.
@@ -334,13 +360,22 @@ fn passed_and_kept(end: &mut End) {
     }
 }
 
-/// Fewer than the smallest ring holds: one that lies in two places cannot be handed on (ARCHITECTURE.md).
 fn passed_with_bytes_waiting(end: &mut End) {
+    passed_behind(end, 5000);
+}
+
+/// Much more than the ring holds, and the writer may still be in its call.
+fn passed_behind_a_large_message(end: &mut End) {
+    passed_behind(end, 1_000_000);
+}
+
+/// So many bytes are on the way when the connection is passed on.
+fn passed_behind(end: &mut End, count: usize) {
     if end.near() {
-        send_all(end.fd, &pattern(3000));
         end.meet();
-        let answer = read_exactly(end.fd, 3000);
-        end.saw("answer", digest(&answer));
+        send_all(end.fd, &pattern(count));
+        let answer = read_exactly(end.fd, 16);
+        end.saw("answer", answer);
         return;
     }
     let (here, there) = unix_pair();
@@ -348,13 +383,13 @@ fn passed_with_bytes_waiting(end: &mut End) {
     let helping = child(|| {
         close(inherited);
         let fd = take(there);
-        let got = read_exactly(fd, 2000);
-        send_all(fd, &got);
-        let got = read_exactly(fd, 1000);
-        send_all(fd, &got);
+        let first = read_exactly(fd, 2000);
+        let rest = read_exactly(fd, count - 2000);
+        assert_eq!([first, rest].concat(), pattern(count));
+        send_all(fd, b"all of it as was");
     });
     end.meet();
-    await_queued(end.fd, 3000);
+    eventually("bytes are queued", || queued(end.fd) >= count.min(100_000));
     pass(here, end.fd);
     close(end.fd);
     end.saw("helper", join(helping));

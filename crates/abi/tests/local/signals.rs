@@ -5,6 +5,7 @@
 
 use crate::calls::*;
 use crate::cases;
+use crate::duplicates::trips;
 use crate::end::End;
 use crate::waits::*;
 use libc::{EPOLLIN, MSG_NOSIGNAL, MSG_WAITALL, POLLIN, SA_RESTART, c_int};
@@ -24,6 +25,7 @@ cases! {
     PROCESSES a_handler_that_writes;
     PROCESSES a_handler_that_reads;
     PROCESSES interrupted_all_the_time;
+    PROCESSES a_signal_tells_of_bytes;
 }
 
 static COUNT: AtomicUsize = AtomicUsize::new(0);
@@ -340,4 +342,46 @@ fn interrupted_all_the_time(end: &mut End) {
         }
     }
     every(0);
+}
+
+/// SIGIO: nobody waits in any call. The second round sets it up before there is anything to pair.
+fn a_signal_tells_of_bytes(end: &mut End) {
+    static TOLD: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    extern "C" fn told(_: c_int) {
+        TOLD.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+    }
+    let other = end.another();
+    for (fd, is_late) in [(end.fd, false), (other, true)] {
+        if end.far() {
+            // SAFETY: the handler counts; no other pointers.
+            unsafe {
+                libc::signal(libc::SIGIO, told as extern "C" fn(c_int) as usize);
+                libc::fcntl(fd, libc::F_SETOWN, libc::getpid());
+                let flags = libc::fcntl(fd, libc::F_GETFL);
+                assert_eq!(libc::fcntl(fd, libc::F_SETFL, flags | libc::O_ASYNC), 0);
+            }
+        }
+        end.meet();
+        if is_late {
+            trips(end, fd, 20);
+        }
+        end.meet();
+        for _ in 0..3 {
+            if end.far() {
+                nonblocking(fd, true);
+                end.saw("nothing", read(fd, 9));
+                TOLD.store(0, std::sync::atomic::Ordering::SeqCst);
+            }
+            end.meet();
+            if end.near() {
+                send_all(fd, b"news");
+            } else {
+                let order = std::sync::atomic::Ordering::SeqCst;
+                eventually("a signal", || TOLD.load(order) > 0);
+                await_queued(fd, 4);
+                end.saw("news", read(fd, 9));
+            }
+            end.meet();
+        }
+    }
 }

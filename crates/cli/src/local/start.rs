@@ -21,7 +21,7 @@ pub struct Rendezvous {
     /// Where programs meet. A directory that is named makes all who can reach it one network:
     /// mount it into the containers of one network and no other. Without it only programs in one
     /// network namespace meet [default: /run/sosplice/local for root, else sosplice/local in
-    /// XDG_RUNTIME_DIR]
+    /// XDG_RUNTIME_DIR, or /tmp/sosplice-UID/local without it]
     #[arg(long, value_name = "DIR")]
     pub rendezvous: Option<PathBuf>,
 }

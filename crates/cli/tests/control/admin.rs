@@ -29,7 +29,7 @@ fn ask(to: SocketAddr, line: &str) -> (String, String) {
 
 /// Each sample by its name and labels.
 #[track_caller]
-fn metrics(to: SocketAddr) -> BTreeMap<String, f64> {
+pub fn metrics(to: SocketAddr) -> BTreeMap<String, f64> {
     let (head, body) = ask(to, "GET /metrics");
     assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
     assert!(head.contains("Content-Type: application/openmetrics-text; version=1.0.0"), "{head}");

@@ -8,6 +8,7 @@ mod support;
 mod admin;
 mod commands;
 mod hostile;
+mod http;
 mod place;
 mod reload;
 mod service;

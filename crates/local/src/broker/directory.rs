@@ -8,7 +8,7 @@
 use super::Error;
 use crate::wire::SOCKET;
 use rustix::fd::OwnedFd;
-use rustix::fs::{FlockOperation, Mode};
+use rustix::fs::{AtFlags, FlockOperation, Mode};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::ffi::OsString;
@@ -80,7 +80,7 @@ pub fn check(dir: &Path) -> Result<(), Error> {
 pub struct Seat {
     /// What it listens on.
     pub listener: OwnedFd,
-    path: PathBuf,
+    place: File,
     /// Released by the kernel when the process ends, however it ends.
     _lock: File,
 }
@@ -97,19 +97,21 @@ impl Seat {
             Err(Errno::WOULDBLOCK) => return Err(Error::Taken(dir.into())),
             other => other.map_err(|errno| failed(errno.into()))?,
         }
+        let place = File::open(dir).map_err(failed)?;
         let path = dir.join(SOCKET);
         let listener = listen(&path).map_err(|errno| match errno {
             Errno::NAMETOOLONG => Error::TooLong(dir.into()),
             errno => failed(errno.into()),
         })?;
-        Ok(Self { listener, path, _lock: lock })
+        Ok(Self { listener, place, _lock: lock })
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        // Before the lock is free: behind it there may be another's.
-        let _ = std::fs::remove_file(&self.path);
+        // Before the lock is free: behind it there may be another's. In this very directory: it may have been removed,
+        // and another broker have made the next of that name.
+        let _ = rustix::fs::unlinkat(&self.place, SOCKET, AtFlags::empty());
     }
 }
 
@@ -142,6 +144,19 @@ mod tests {
         assert_eq!(dir(7, Some("/run/user/7")), Path::new("/run/user/7/sosplice/local"));
         assert_eq!(dir(7, None), Path::new("/tmp/sosplice-7/local"));
         assert_eq!(dir(7, Some("")), Path::new("/tmp/sosplice-7/local"));
+    }
+
+    #[test]
+    fn a_seat_in_a_directory_that_is_gone_leaves_the_next_one_alone() {
+        let dir = std::env::temp_dir().join(format!("sosplice-seat-{}", std::process::id()));
+        let first = Seat::take(&dir).unwrap();
+        std::fs::remove_dir_all(&dir).unwrap();
+        let second = Seat::take(&dir).unwrap();
+        drop(first);
+        assert!(dir.join(SOCKET).exists());
+        drop(second);
+        assert!(!dir.join(SOCKET).exists());
+        std::fs::remove_dir_all(dir).unwrap();
     }
 
     #[test]

@@ -26,6 +26,7 @@ thread_local! {
     static DICE: RefCell<Random> = const { RefCell::new(Random(0)) };
     /// One in so many steps lets others run.
     static ONE_IN: Cell<u64> = const { Cell::new(1) };
+    static CLOCK: Cell<u64> = const { Cell::new(0) };
     static LEFT: Cell<u64> = const { Cell::new(0) };
 }
 
@@ -41,6 +42,12 @@ pub fn begin(seed: u64) {
     let one_in = [1, 3, 10, 40, 300][below(5) as usize];
     ONE_IN.set(one_in);
     LEFT.set(STEPS_MAX);
+}
+
+/// So many nanoseconds go by: the time.
+pub fn pass(ns: u64) -> u64 {
+    CLOCK.set(CLOCK.get() + ns);
+    CLOCK.get()
 }
 
 /// Whether an actor was not killed.

@@ -149,12 +149,59 @@ fn a_reset_comes_behind_the_bytes_of_the_ring() {
     });
 }
 
+/// Mostly with room for all that is sent again.
+fn roomy() -> std::rc::Rc<World> {
+    if chance(4) { World::new() } else { World::with_room(5000) }
+}
+
 /// A reader goes where no ring is.
 #[test]
 fn a_reader_that_leaves_gets_every_byte_over_tcp() {
     run(700, || {
-        let world = World::new();
+        let world = roomy();
         let mut actors = vec![programs::reader(&world, 0), programs::leaver(&world, 1)];
+        actors.extend((0..2).map(|end| programs::writer(&world, end)));
+        actors.push(programs::obliger(&world, 0));
+        (world, actors)
+    });
+}
+
+/// It does so while the other leaves too.
+#[test]
+fn both_ends_leave_at_once() {
+    run(400, || {
+        let world = roomy();
+        let mut actors = Vec::new();
+        for end in 0..2 {
+            actors.push(programs::leaver(&world, end));
+            actors.push(programs::writer(&world, end));
+            actors.push(programs::obliger(&world, end));
+        }
+        (world, actors)
+    });
+}
+
+/// One of the processes is killed while one leaves.
+#[test]
+fn a_kill_while_an_end_leaves_loses_nothing_unnoticed() {
+    run(700, || {
+        let world = roomy();
+        world.doom();
+        let mut actors = vec![programs::reader(&world, 0), programs::leaver(&world, 1)];
+        actors.extend((0..2).map(|end| programs::writer(&world, end)));
+        actors.push(programs::obliger(&world, 0));
+        (world, actors)
+    });
+}
+
+/// Other threads read while one brings the socket back to TCP.
+#[test]
+fn threads_that_read_meanwhile_get_each_byte_once() {
+    run(300, || {
+        let world = roomy();
+        let mut actors = vec![programs::reader(&world, 0)];
+        actors.extend(programs::threads(&world, 1));
+        actors.push(programs::passer(&world, 1));
         actors.extend((0..2).map(|end| programs::writer(&world, end)));
         actors.push(programs::obliger(&world, 0));
         (world, actors)
@@ -199,4 +246,4 @@ fn the_ring_is_used_again_behind_an_overflow() {
     }
 }
 
-const HOW: WriteHow = WriteHow { spin_ns: 0 };
+const HOW: WriteHow = WriteHow { spin_ns: 0, waits: false };

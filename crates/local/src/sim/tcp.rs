@@ -1,7 +1,7 @@
 //! A TCP connection between the two ends: bounded buffers, bytes that arrive late, a FIN behind
 //! them, a reset at any time.
 
-use super::actor::{below, chance, step, until};
+use super::actor::{below, chance, pass, step, until};
 use crate::stream::Tcp;
 use rustix::io::Errno;
 use std::cell::{Cell, RefCell};
@@ -32,14 +32,13 @@ struct Lane {
 pub struct Wire {
     /// `lanes[0]` is from the first end to the second.
     lanes: [RefCell<Lane>; 2],
-    room: usize,
+    pub room: usize,
     gone: [Cell<bool>; 2],
-    clock: Cell<u64>,
 }
 
 impl Wire {
     pub fn new(room: usize) -> Self {
-        Self { lanes: Default::default(), room, gone: Default::default(), clock: Cell::new(1) }
+        Self { lanes: Default::default(), room, gone: Default::default() }
     }
 
     /// Something in flight arrives, if there is something.
@@ -260,8 +259,16 @@ impl Tcp for Socket {
         }
     }
 
+    fn send_now(&self, from: &[u8]) -> Result<usize, Errno> {
+        Self { is_blocking: false, ..self.clone() }.send(&[IoSlice::new(from)])
+    }
+
+    fn has_failed(&self) -> bool {
+        step();
+        self.wire.is_reset(self.end)
+    }
+
     fn now_ns(&self) -> u64 {
-        self.wire.clock.set(self.wire.clock.get() + 100);
-        self.wire.clock.get()
+        pass(100)
     }
 }

@@ -17,7 +17,6 @@
 //! It does not connect: the session does, with what [`connect`] has.
 
 // The service that uses the rest of it is being built.
-#![allow(dead_code, unused_imports, reason = "used by the service")]
 
 mod balance;
 mod connect;
@@ -149,7 +148,7 @@ impl Upstream {
                     Arc::new(State::new(&plan.name, number, addrs, Arc::clone(&queue)))
                 }
             };
-            let server = Arc::new(Server::new(server.clone(), plan.check.is_some(), state));
+            let server = Arc::new(Server::new(server.clone(), plan, state));
             if is_known {
                 resolve::Name::new(Arc::clone(&server)).note(resolver(server.target()));
             }
@@ -311,3 +310,6 @@ impl<'p> Kept<'p> {
         number
     }
 }
+
+#[cfg(test)]
+mod tests;
