@@ -5,7 +5,6 @@
 
 pub mod report;
 
-use serde_json::Value;
 use sosplice_relay::config;
 use sosplice_relay::control::protocol::{Answer, Request, Setting};
 use sosplice_relay::control::{AskError, Client, DEFAULT_PATH};
@@ -181,15 +180,19 @@ fn show(answer: &Answer, json: bool) -> Result<(), Error> {
 
 /// What the answer says, without the word that says what it is.
 fn json(answer: &Answer) -> Result<String, Error> {
-    let failed = |error: serde_json::Error| Error::Output(error.into());
-    let value = match answer {
-        Answer::Reloaded(told) => serde_json::json!({ "reloaded": told }),
-        other => match serde_json::to_value(other).map_err(failed)? {
-            Value::Object(tagged) => {
-                tagged.into_iter().map(|(_, value)| value).collect::<Vec<_>>().swap_remove(0)
-            }
-            other => other,
-        },
+    let text = match answer {
+        Answer::Sessions(sessions) => serde_json::to_string_pretty(sessions),
+        Answer::Killed { killed, unknown } => serde_json::to_string_pretty(
+            &serde_json::json!({ "killed": killed, "unknown": unknown }),
+        ),
+        Answer::Servers(servers) => serde_json::to_string_pretty(servers),
+        Answer::Stats(stats) => serde_json::to_string_pretty(stats),
+        Answer::Reloaded(told) => {
+            serde_json::to_string_pretty(&serde_json::json!({ "reloaded": told }))
+        }
+        Answer::Refused(why) => {
+            serde_json::to_string_pretty(&serde_json::json!({ "refused": why }))
+        }
     };
-    Ok(serde_json::to_string_pretty(&value).map_err(failed)? + "\n")
+    Ok(text.map_err(std::io::Error::from)? + "\n")
 }

@@ -47,7 +47,7 @@ impl Gate {
         }
     }
 
-    /// Sessions that are inside now.
+    /// How many are inside.
     pub(crate) fn inside(&self) -> u64 {
         let size = self.size();
         (size.max + size.excess).saturating_sub(self.places.available_permits()) as u64

@@ -106,9 +106,12 @@ impl Relay {
         self.by_rule().map(|(name, matches)| (name, matches.total()))
     }
 
-    /// Worker `worker` has found that a request matches the plan's rule number `rule`.
-    pub(crate) fn matched(&self, worker: usize, rule: usize) {
-        if let Some(matches) = self.rules.get(rule) {
+    /// Worker `worker` has found that a request matches a rule, which was number `place` in the
+    /// plan that the request began with. A reload may have come in between.
+    pub(crate) fn matched(&self, worker: usize, place: usize, rule: &str) {
+        let is_it = |(name, _): &(&str, _)| *name == rule;
+        let found = self.by_rule().nth(place).filter(is_it);
+        if let Some((_, matches)) = found.or_else(|| self.by_rule().find(is_it)) {
             matches.0[worker].0.add(1);
         }
     }
@@ -347,15 +350,16 @@ mod tests {
     #[test]
     fn a_rule_keeps_its_counter_through_a_reload_that_moves_it() {
         let before = Graph::new(&http(&["one", "two"]), 2, None).expect("a graph");
-        before.relays[0].matched(0, 0);
-        before.relays[0].matched(0, 1);
-        before.relays[0].matched(1, 1);
+        before.relays[0].matched(0, 0, "one");
+        before.relays[0].matched(0, 1, "two");
+        before.relays[0].matched(1, 1, "two");
         let after = Graph::new(&http(&["new", "two", "one"]), 2, Some(&before)).expect("a graph");
-        // A request that began under the old plan.
-        before.relays[0].matched(1, 0);
-        after.relays[0].matched(0, 7);
+        // Requests that began under the old plan.
+        before.relays[0].matched(1, 0, "one");
+        after.relays[0].matched(1, 0, "one");
+        after.relays[0].matched(0, 7, "gone");
         let counts: Vec<_> = after.relays[0].rule_counts().collect();
-        assert_eq!(counts, [("new", 0), ("two", 2), ("one", 2)]);
+        assert_eq!(counts, [("new", 0), ("two", 2), ("one", 3)]);
     }
 
     #[test]

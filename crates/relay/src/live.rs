@@ -90,6 +90,13 @@ impl Live {
         (self.up.store(up), self.down.store(down))
     }
 
+    /// What the session has carried beside what it had.
+    pub(crate) fn add(&self, (mut up, mut down): (Carried, Carried)) {
+        up += self.up.load();
+        down += self.down.load();
+        self.store((up, down));
+    }
+
     pub(crate) fn load(&self) -> (Carried, Carried) {
         (self.up.load(), self.down.load())
     }

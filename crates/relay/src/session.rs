@@ -65,16 +65,27 @@ pub(crate) async fn run(worker: &Arc<Worker>, live: &Arc<Live>, client: Accepted
                 client: live.client(),
                 local: local.or_else(|| local_addr(&client)).unwrap_or(addr),
             };
-            let counted = Arc::clone(&binding);
+            let _ended = Ended { worker, binding: Arc::clone(&binding) };
             let site = site::Connection::new(Arc::clone(worker), Arc::clone(live), slot, binding);
             // In a box: the other sessions are not to pay for its room.
             Box::pin(http::serve(client, peer, Arc::new(site))).await;
-            worker.tally(&counted).ended.add(1);
         }
         Protocol::Tcp | Protocol::Udp { .. } => {
             drop(slot);
             relay(worker, live, &binding, &client, local, upstream).await;
         }
+    }
+}
+
+/// Counts an HTTP connection's end, in whatever way it comes.
+struct Ended<'w> {
+    worker: &'w Worker,
+    binding: Arc<Binding>,
+}
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.worker.tally(&self.binding).ended.add(1);
     }
 }
 

@@ -48,8 +48,8 @@ impl http::Server for Server {
         self.idle_connections_max
     }
 
-    fn carried(&self, up: u64, down: u64) {
-        self.carried(up, down);
+    fn carried(&self, request: u64, response: u64) {
+        self.carried(request, response);
     }
 }
 
@@ -112,12 +112,19 @@ impl Site for Connection {
         self.slot.gone().await;
     }
 
+    fn is_killed(&self) -> bool {
+        self.live.is_killed()
+    }
+
     fn account(&self, record: &Record<'_>) {
         let current = self.current();
         let tally = self.worker.tally(&current);
         tally.request(record.status, record.request, record.response);
-        for rule in record.matched {
-            current.relay.matched(self.worker.number, usize::from(*rule));
+        self.live.add((record.request, record.response));
+        for place in record.matched.iter().copied().map(usize::from) {
+            if let Some(rule) = record.rules.get(place) {
+                current.relay.matched(self.worker.number, place, &rule.name);
+            }
         }
         if !self.worker.shared.logs_access {
             return;

@@ -16,6 +16,7 @@ use std::cell::RefCell;
 use std::collections::{HashSet, VecDeque};
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
@@ -123,6 +124,14 @@ impl Relay {
         let mut args = vec!["127.0.0.1:0", &target];
         args.extend(flags);
         Self::start(&args)
+    }
+
+    /// `sosplice serve -c FILE`, whose log must be JSON, once it listens and obeys signals.
+    #[track_caller]
+    pub fn serve(file: &Path) -> Self {
+        let mut command = Command::new(BINARY);
+        command.arg("serve").arg("-c").arg(file);
+        Self::spawn(command)
     }
 
     /// The same from a shell that runs `prepare` first (`ulimit -n 64`).

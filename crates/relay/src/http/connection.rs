@@ -28,13 +28,15 @@ const LINGER_LEN_MAX: usize = 4 * 1024 * 1024;
 
 /// Serves a client that was accepted just now, to its end. Each request is accounted to the site.
 pub async fn serve<S: Site>(client: Registered, peer: Peer, site: Arc<S>) {
+    let client = Client { socket: client, site: &*site };
+    let client = &client.socket;
     // The first head counts from accept on.
     let mut until = Some(Instant::now() + site.current().as_ref().as_ref().timeouts.head);
     let mut left: Option<Lent> = None;
     loop {
         let mut buffers = match left.take() {
             Some(buffers) => buffers,
-            None if is_readable(&client, &*site, until).await => lend(),
+            None if is_readable(client, &*site, until).await => lend(),
             None => return,
         };
         site.moved();
@@ -43,9 +45,8 @@ pub async fn serve<S: Site>(client: Registered, peer: Peer, site: Arc<S>) {
         let Protocol::Http(http) = &relay.protocol else { return };
         let began = Instant::now();
         let until = until.take().unwrap_or_else(|| began + relay.timeouts.head);
-        let exchange =
-            Exchange { site: &*site, current: &*current, relay, http, client: &client, peer };
-        let next = match read_head(&client, &mut buffers, http, until).await {
+        let exchange = Exchange { site: &*site, current: &*current, relay, http, client, peer };
+        let next = match read_head(client, &mut buffers, http, until).await {
             Ok(Some(len)) => exchange.run(&mut buffers, len, began).await,
             Ok(None) => return,
             Err(fault) => exchange.refuse(&mut buffers, fault, began).await,
@@ -54,7 +55,22 @@ pub async fn serve<S: Site>(client: Registered, peer: Peer, site: Arc<S>) {
             Next::Keep if !buffers.client.is_empty() => left = Some(buffers),
             Next::Keep => {}
             Next::Close => return,
-            Next::Linger => return linger(&client, buffers).await,
+            Next::Linger => return linger(client, buffers).await,
+        }
+    }
+}
+
+/// The client's socket, until the connection ends in whatever way.
+struct Client<'s, S: Site> {
+    socket: Registered,
+    site: &'s S,
+}
+
+impl<S: Site> Drop for Client<'_, S> {
+    fn drop(&mut self) {
+        if self.site.is_killed() {
+            // One that is gone already needs none.
+            let _ = sys::reset_on_close(&self.socket);
         }
     }
 }

@@ -70,6 +70,7 @@ impl<S: Site> Drop for Ledger<'_, S> {
             is_reused: self.is_reused,
             rule: self.notes.rule(&self.http.rules),
             matched: &self.notes.verdict.matched,
+            rules: &self.http.rules,
             request: self.request,
             response: self.response,
             took: self.began.elapsed(),

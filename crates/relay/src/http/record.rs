@@ -34,6 +34,8 @@ pub struct Record<'r> {
     pub rule: Option<&'r str>,
     /// The places of all rules that matched, in the plan of the request.
     pub matched: &'r [u16],
+    /// The rules of that plan.
+    pub rules: &'r [Rule],
     /// Body bytes to the server as they were sent, with the framing of chunks; of a connection
     /// that was upgraded, or CONNECT, all bytes that way.
     pub request: Carried,

@@ -56,6 +56,11 @@ pub trait Site: Send + Sync + 'static {
     /// Done when [`is_stopping`](Self::is_stopping) becomes true.
     fn stopping(&self) -> impl Future<Output = ()> + Send;
 
+    /// Whether the connection ends because somebody wants it gone: then its client sees a reset.
+    fn is_killed(&self) -> bool {
+        false
+    }
+
     /// A request has ended.
     fn account(&self, record: &Record<'_>);
 
@@ -71,8 +76,10 @@ pub trait Server: Send + Sync + 'static {
     /// Unused connections that a worker may keep to it.
     fn idle_connections_max(&self) -> usize;
 
-    /// A request has ended that it was the last to be chosen for: body bytes to it and from it.
-    fn carried(&self, up: u64, down: u64);
+    /// A request has ended that brought it so many bytes of body, and so many of its answer's.
+    fn carried(&self, request: u64, response: u64) {
+        let _ = (request, response);
+    }
 }
 
 /// Who is at the other end of a client's connection, and where it came in.
