@@ -2,9 +2,11 @@
 
 use crate::dial::{self, Failed, Peer};
 use crate::graph::{Binding, Clients, OneOfClient};
+use crate::http;
 use crate::live::{Entry, Live};
 use crate::plan::Protocol;
 use crate::proxy;
+use crate::site;
 use crate::upstream::{Place, Tried, Unconnected};
 use crate::worker::{Slot, Worker};
 use rustix::fd::OwnedFd;
@@ -59,7 +61,13 @@ pub(crate) async fn run(worker: &Arc<Worker>, live: &Arc<Live>, client: Accepted
     };
     match &binding.relay.plan.protocol {
         Protocol::Http(_) => {
-            let _ = slot;
+            let peer = http::Peer {
+                client: live.client(),
+                local: local.or_else(|| local_addr(&client)).unwrap_or(addr),
+            };
+            let site = site::Connection::new(Arc::clone(worker), Arc::clone(live), slot, binding);
+            // In a box: the other sessions are not to pay for its room.
+            Box::pin(http::serve(client, peer, Arc::new(site))).await;
         }
         Protocol::Tcp | Protocol::Udp { .. } => {
             drop(slot);

@@ -1,13 +1,14 @@
 //! One worker: a thread, a runtime, its listeners, and the sessions that it accepted.
 
 use crate::graph::{Binding, Gate, Inside, ListenerKey, Tally};
+use crate::http::Pool;
 use crate::listener::Listener;
 use crate::live::{Registry, Sessions};
 use crate::origin;
 use crate::plan::Protocol;
 use crate::service::{Shared, Stage};
 use crate::session::{self, Accepted};
-use crate::upstream::{Unconnected, Upstream};
+use crate::upstream::{Server, Unconnected, Upstream};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use socket2::Socket;
@@ -53,6 +54,8 @@ pub(crate) struct Worker {
     pub(crate) shared: Arc<Shared>,
     pub(crate) sessions: Arc<Sessions>,
     origin: Option<Arc<Upstream>>,
+    /// Unused connections to HTTP servers.
+    pub(crate) pool: Arc<Pool<Server>>,
     /// Where sessions tell their counts to the built-in origin.
     pub(crate) registry: Option<Arc<Registry>>,
     stage: watch::Receiver<Stage>,
@@ -111,6 +114,7 @@ pub(crate) fn run(start: Start) -> io::Result<()> {
         sessions,
         registry: origin.is_some().then(Arc::default),
         origin,
+        pool: Arc::default(),
         stage: stage.clone(),
         live: AtomicUsize::new(0),
         empty: Notify::new(),

@@ -53,7 +53,7 @@ pub(super) struct Last {
 
 /// A server has changed its state, after so many checks in a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Change {
+pub(super) struct Change {
     is_up: bool,
     checks: u32,
 }
@@ -90,7 +90,7 @@ impl Health {
     }
 
     /// Takes in the result of a check.
-    fn note(&self, result: &Result<(), Failure>, check: &Check) -> Option<Change> {
+    pub(super) fn note(&self, result: &Result<(), Failure>, check: &Check) -> Option<Change> {
         let mut record = self.record();
         let now = Instant::now();
         let said = result.as_ref().copied().map_err(ToString::to_string);

@@ -149,7 +149,7 @@ impl Upstream {
                     Arc::new(State::new(&plan.name, number, addrs, Arc::clone(&queue)))
                 }
             };
-            let server = Arc::new(Server::new(server.clone(), plan.check.is_some(), state));
+            let server = Arc::new(Server::new(server.clone(), plan, state));
             if is_known {
                 resolve::Name::new(Arc::clone(&server)).note(resolver(server.target()));
             }
@@ -311,3 +311,6 @@ impl<'p> Kept<'p> {
         number
     }
 }
+
+#[cfg(test)]
+mod tests;

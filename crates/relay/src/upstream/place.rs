@@ -60,6 +60,11 @@ impl Tried {
         word & (1 << (number % 64)) != 0
     }
 
+    #[cfg(test)]
+    pub(super) fn others_capacity(&self) -> usize {
+        self.others.capacity()
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.first == 0 && self.others.is_empty()
     }

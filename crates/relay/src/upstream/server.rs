@@ -12,7 +12,7 @@ use super::health::Health;
 use super::place::{Place, Tried};
 use super::queue::{Change, Queue, Spare};
 use super::target::Target;
-use crate::plan::ServerPlan;
+use crate::plan::{ServerPlan, UpstreamPlan};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -55,6 +55,7 @@ pub(crate) struct Server {
     plan: ServerPlan,
     /// Without a check it is never down.
     is_checked: bool,
+    pub(crate) idle_connections_max: usize,
     key: u64,
     state: Arc<State>,
 }
@@ -119,9 +120,16 @@ fn lock(addrs: &Mutex<Arc<[SocketAddr]>>) -> MutexGuard<'_, Arc<[SocketAddr]>> {
 }
 
 impl Server {
-    pub(super) fn new(plan: ServerPlan, is_checked: bool, state: Arc<State>) -> Self {
+    /// One of `upstream`'s.
+    pub(super) fn new(plan: ServerPlan, upstream: &UpstreamPlan, state: Arc<State>) -> Self {
         let key = name_key(&plan.name);
-        Self { plan, is_checked, key, state }
+        Self {
+            plan,
+            is_checked: upstream.check.is_some(),
+            idle_connections_max: upstream.idle_connections_max,
+            key,
+            state,
+        }
     }
 
     /// The same through reloads, another for each server of the process: for pools of connections.

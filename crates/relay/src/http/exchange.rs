@@ -1,0 +1,296 @@
+//! One request and its answer.
+
+mod answer;
+mod deliver;
+mod link;
+
+use super::body::{Passage, Rest};
+use super::buffers::{Buffers, Input};
+use super::io::{Elapsed, send, within};
+use super::ledger::Ledger;
+use super::order::{Onward, Order, Task};
+use super::record::Fault;
+use super::rewrite::{self, Persistence};
+use super::side::Side;
+use super::site::{Peer, Site};
+use crate::plan::{Action, HttpPlan, RelayPlan, UpstreamId};
+use answer::{Miss, Scene};
+use deliver::{Delivered, Delivery};
+use link::{Reuse, Search};
+use sosplice::Carried;
+use sosplice::tokio::{Registered, Socket};
+use std::time::{Duration, Instant};
+
+/// How long a client may take to take an answer of the relay's own, if no idle time says so.
+const OWN_ANSWER: Duration = Duration::from_secs(10);
+
+/// What becomes of the client's connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Another request may come.
+    Keep,
+    Close,
+    /// Closed, but first what the client still sends is read: otherwise the kernel resets the
+    /// connection, and the client may never see the answer.
+    Linger,
+}
+
+/// Where an exchange takes place.
+pub(super) struct Exchange<'x, S: Site> {
+    pub(super) site: &'x S,
+    pub(super) current: &'x S::Current,
+    pub(super) relay: &'x RelayPlan,
+    pub(super) http: &'x HttpPlan,
+    pub(super) client: &'x Registered,
+    pub(super) peer: Peer,
+}
+
+/// A request, and the buffers that it is worked on with.
+struct Work<'w> {
+    order: &'w Order,
+    /// From the client, behind the head.
+    input: &'w mut Input,
+    server: &'w mut Input,
+    /// The head that the server gets.
+    request: &'w [u8],
+    response: &'w mut Vec<u8>,
+}
+
+impl<'x, S: Site> Exchange<'x, S> {
+    /// Does what the request asks whose head is the first `head_len` bytes of the client's input.
+    pub(super) async fn run(&self, buffers: &mut Buffers, head_len: usize, began: Instant) -> Next {
+        let Buffers { client: input, server, request, response, notes } = buffers;
+        let head = input.filled().get(..head_len).unwrap_or_default();
+        let order = Order::read(head, self.http, self.peer, request, notes);
+        if order.is_err() && notes.method.is_empty() {
+            notes.raw(head);
+        }
+        let mut ledger = self.ledger(notes, began);
+        let order = match order {
+            Ok(order) => order,
+            Err(refusal) => {
+                return self.fail(&mut ledger, response, Fault::Request(refusal), None).await;
+            }
+        };
+        input.consume(head_len);
+        let work = Work { order: &order, input, server, request, response };
+        match order.task {
+            Task::Answer => self.answer_by_rule(&mut ledger, work).await,
+            Task::Forward(upstream) => self.forward(&mut ledger, work, upstream).await,
+        }
+    }
+
+    /// Refuses a head that was not even complete.
+    pub(super) async fn refuse(&self, buffers: &mut Buffers, fault: Fault, began: Instant) -> Next {
+        let Buffers { client, response, notes, .. } = buffers;
+        notes.raw(client.filled());
+        let mut ledger = self.ledger(notes, began);
+        self.fail(&mut ledger, response, fault, None).await
+    }
+
+    fn ledger<'l>(&'l self, notes: &'l mut super::record::Notes, began: Instant) -> Ledger<'l, S> {
+        Ledger::new(self.site, (self.relay, self.http), self.peer, notes, began)
+    }
+
+    fn idle(&self) -> Option<Duration> {
+        self.relay.timeouts.idle
+    }
+
+    /// Ends the exchange, of which the client has seen nothing yet, with an answer that says what
+    /// went wrong. The connection goes on if `order` is there: then all of the request was read.
+    async fn fail(
+        &self,
+        ledger: &mut Ledger<'_, S>,
+        out: &mut Vec<u8>,
+        fault: Fault,
+        order: Option<&Order>,
+    ) -> Next {
+        let status = fault.status();
+        let keeps =
+            order.is_some_and(|order| self.may_go_on(order)) && !fault.ends_the_connection();
+        let body = fault.text();
+        ledger.fault = Some(fault);
+        let Some(status) = status else { return Next::Close };
+        let (version, is_head) =
+            order.map_or((super::head::Version::Http11, false), |o| (o.version, o.is_head));
+        let persistence = Persistence::new(keeps, version);
+        let is_head = is_head || ledger.notes.method == "HEAD";
+        rewrite::answer(out, status, None, &[body, "\n"], persistence, is_head);
+        self.send_own(ledger, out, status, keeps).await
+    }
+
+    fn may_go_on(&self, order: &Order) -> bool {
+        order.persists && !self.site.is_stopping()
+    }
+
+    /// Sends an answer of the relay's own.
+    async fn send_own(
+        &self,
+        ledger: &mut Ledger<'_, S>,
+        answer: &[u8],
+        status: u16,
+        keeps: bool,
+    ) -> Next {
+        let mut sent = 0;
+        let limit = self.idle().unwrap_or(OWN_ANSWER);
+        let done = within(Some(limit), send(self.client, answer, &[], &mut sent)).await;
+        let head = answer.windows(4).position(|end| end == b"\r\n\r\n").map_or(0, |at| at + 4);
+        ledger.response.copy += sent.saturating_sub(head) as u64;
+        match done {
+            Ok(Ok(())) => {
+                ledger.status = Some(status);
+                return if keeps { Next::Keep } else { Next::Linger };
+            }
+            Ok(Err(error)) => ledger.fault = Some(Fault::ClientFailed(error)),
+            Err(Elapsed) => ledger.fault = Some(Fault::ClientStalled),
+        }
+        Next::Close
+    }
+
+    /// The rule that decided says what the answer is.
+    async fn answer_by_rule(&self, ledger: &mut Ledger<'_, S>, work: Work<'_>) -> Next {
+        let Work { order, input, response, .. } = work;
+        let action = ledger.notes.verdict.action(&self.http.rules);
+        let (status, location, body) = match action {
+            Some(Action::Block { status, body }) => (*status, None, body.as_str()),
+            Some(Action::Redirect { status, .. }) => {
+                (*status, Some(ledger.notes.location.as_str()), "")
+            }
+            // No other task has an answer.
+            _ => (500, None, ""),
+        };
+        // A body that is here can be passed over, any other ends the connection.
+        let keeps = match order.begun(input) {
+            Ok((len, Onward::Nothing)) => {
+                input.consume(len);
+                self.may_go_on(order)
+            }
+            _ => false,
+        };
+        let persistence = Persistence::new(keeps, order.version);
+        rewrite::answer(response, status, location, &[body], persistence, order.is_head);
+        let next = self.send_own(ledger, response, status, keeps).await;
+        ledger.is_over = true;
+        next
+    }
+
+    /// What of the body is still to come, on its way to the server.
+    fn upload<'s>(
+        &self,
+        server: &'s Registered,
+        input: &'s mut Input,
+        carried: &'s mut Carried,
+        rest: Onward,
+    ) -> Side<'s>
+    where
+        'x: 's,
+    {
+        let failed = self.client.failed();
+        let Some(rest) = Rest::of(rest) else { return Side::Uploaded { failed } };
+        let passage = Passage {
+            source: self.client,
+            input,
+            drain: server,
+            carried,
+            engine: self.relay.engine,
+            idle: self.idle(),
+        };
+        Side::Uploading { upload: Box::pin(passage.carry(rest)), failed }
+    }
+
+    /// To a server and back.
+    async fn forward(
+        &self,
+        ledger: &mut Ledger<'_, S>,
+        work: Work<'_>,
+        upstream: Option<UpstreamId>,
+    ) -> Next {
+        let Work { order, input, server, request, response } = work;
+        let (first, mut onward) = match order.begun(input) {
+            Ok(begun) => begun,
+            Err(refusal) => {
+                return self.fail(ledger, response, Fault::Request(refusal), None).await;
+            }
+        };
+        let is_whole = matches!(onward, Onward::Nothing);
+        let mut search = Search::<S> { upstream, tried: S::Tried::default(), last: None };
+        let reuse = if order.is_idempotent { Reuse::Any } else { Reuse::Looked };
+        let mut found = self.find(ledger, &mut search, reuse).await;
+        let fault = loop {
+            let link = match found {
+                Ok(link) => link,
+                Err(fault) => break fault,
+            };
+            let body = input.filled().get(..first).unwrap_or_default();
+            let mut sent = 0;
+            let written = within(self.idle(), send(&link.socket, request, body, &mut sent)).await;
+            ledger.request.copy = sent.saturating_sub(request.len()) as u64;
+            // Once, and never what the server may have acted on.
+            let may_repeat = link.is_reused && is_whole && (order.is_idempotent || sent == 0);
+            match written {
+                Err(Elapsed) => break Fault::ServerSilent,
+                Ok(Err(_)) if may_repeat => {
+                    found = self.again(ledger, link, &mut search).await;
+                    continue;
+                }
+                // One that takes no more may have answered before.
+                Ok(_) => {}
+            }
+            let mut side = if is_whole {
+                Side::Out { client: self.client, input: &mut *input, is_open: true }
+            } else {
+                input.consume(first);
+                let rest = std::mem::replace(&mut onward, Onward::Nothing);
+                self.upload(&link.socket, &mut *input, &mut ledger.request, rest)
+            };
+            let scene =
+                Scene { order, input: &mut *server, out: &mut *response, notes: &*ledger.notes };
+            match self.await_answer(scene, &link.socket, &mut side).await {
+                Ok((reply, keeps)) => {
+                    let delivery = Delivery {
+                        reply,
+                        server: &link.socket,
+                        input: &mut *server,
+                        head: &*response,
+                        side,
+                        status: &mut ledger.status,
+                        carried: &mut ledger.response,
+                    };
+                    match self.deliver(delivery).await {
+                        Delivered::Refused(fault) => break fault,
+                        Delivered::Broken(fault) => {
+                            ledger.fault = Some(fault);
+                            return Next::Close;
+                        }
+                        Delivered::Tunnel => {
+                            input.consume(first);
+                            return self.tunnel(ledger, &link.socket, input).await;
+                        }
+                        Delivered::Whole { is_uploaded, is_reusable } => {
+                            ledger.is_over = true;
+                            if is_whole {
+                                input.consume(first);
+                            }
+                            if is_reusable {
+                                self.put_back(link);
+                            }
+                            return match keeps && is_uploaded {
+                                true => Next::Keep,
+                                false if is_uploaded && input.is_empty() => Next::Close,
+                                false => Next::Linger,
+                            };
+                        }
+                    }
+                }
+                Err(Miss { is_untouched: true, .. }) if may_repeat => {
+                    drop(side);
+                    found = self.again(ledger, link, &mut search).await;
+                }
+                Err(Miss { fault, .. }) => break fault,
+            }
+        };
+        // The client may go on if nothing of its body is missing.
+        input.consume(first);
+        self.fail(ledger, response, fault, is_whole.then_some(order)).await
+    }
+}

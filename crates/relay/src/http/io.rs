@@ -1,0 +1,118 @@
+//! One read or one write of a socket, waited for.
+
+use rustix::io::retry_on_intr;
+use rustix::net::{SendAncillaryBuffer, SendFlags};
+use sosplice::sys::{self, Kind, Take};
+use sosplice::tokio::{Registered, Socket};
+use std::future::{Future, poll_fn};
+use std::io::{self, IoSlice};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::io::Interest;
+
+/// Reads what has come; None when nothing has, 0 at the end of the stream.
+///
+/// A read that does not fill `room` has emptied the socket, and is remembered as such, where
+/// that can be believed: the next wait costs no call.
+pub(super) fn try_recv(socket: &Registered, room: &mut [u8]) -> io::Result<Option<usize>> {
+    let believed = socket.short_read_is_dry();
+    let mut taken = None;
+    let result = socket.try_io(Interest::READABLE, || {
+        match sys::recv(socket, Kind::Tcp, room)? {
+            Take::Eof => taken = Some(0),
+            Take::Bytes { count, .. } => {
+                taken = Some(count);
+                if count < room.len() && believed {
+                    return Err(io::ErrorKind::WouldBlock.into());
+                }
+            }
+            Take::Empty | Take::Stuck => return Err(io::ErrorKind::WouldBlock.into()),
+        }
+        Ok(())
+    });
+    match result {
+        Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+        _ => Ok(taken),
+    }
+}
+
+/// Reads into `room`, which is not empty; 0 at the end of the stream.
+pub(super) fn poll_recv(
+    socket: &Registered,
+    room: &mut [u8],
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<usize>> {
+    debug_assert!(!room.is_empty());
+    loop {
+        if let Some(count) = try_recv(socket, room)? {
+            return Poll::Ready(Ok(count));
+        }
+        ready!(socket.poll_read_ready(cx))?;
+    }
+}
+
+pub(super) async fn recv(socket: &Registered, room: &mut [u8]) -> io::Result<usize> {
+    poll_fn(|cx| poll_recv(socket, room, cx)).await
+}
+
+pub(super) async fn readable(socket: &Registered) -> io::Result<()> {
+    poll_fn(|cx| socket.poll_read_ready(cx)).await
+}
+
+/// Writes two pieces as one, in one call where the socket has room. `sent` counts what went out,
+/// also when it fails or is given up.
+pub(super) async fn send(
+    socket: &Registered,
+    head: &[u8],
+    body: &[u8],
+    sent: &mut usize,
+) -> io::Result<()> {
+    *sent = 0;
+    poll_fn(|cx| {
+        loop {
+            let first = head.get(*sent..).unwrap_or_default();
+            let second = body.get(sent.saturating_sub(head.len())..).unwrap_or_default();
+            if first.is_empty() && second.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            match socket.try_io(Interest::WRITABLE, || write(socket, first, second)) {
+                Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Ok(count) => *sent += count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    ready!(socket.poll_write_ready(cx))?;
+                }
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    })
+    .await
+}
+
+fn write(socket: &Registered, first: &[u8], second: &[u8]) -> io::Result<usize> {
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    let sent = match (first, second) {
+        (one, []) | ([], one) => retry_on_intr(|| rustix::net::send(socket, one, flags)),
+        _ => {
+            let both = [IoSlice::new(first), IoSlice::new(second)];
+            retry_on_intr(|| {
+                rustix::net::sendmsg(socket, &both, &mut SendAncillaryBuffer::default(), flags)
+            })
+        }
+    };
+    Ok(sent?)
+}
+
+/// The time was up.
+#[derive(Debug)]
+pub(super) struct Elapsed;
+
+/// Awaits, at most for `limit`.
+pub(super) async fn within<T>(
+    limit: Option<Duration>,
+    wait: impl Future<Output = T>,
+) -> Result<T, Elapsed> {
+    match limit {
+        None => Ok(wait.await),
+        Some(limit) => tokio::time::timeout(limit, wait).await.map_err(|_| Elapsed),
+    }
+}

@@ -1,0 +1,136 @@
+//! Where a head ends, looked for while it comes.
+//!
+//! Each byte is looked at once, however small the pieces are that it comes in. What no head may
+//! hold is refused as soon as it is seen, before anybody parses: a bare CR or LF, a folded line,
+//! a control character. httparse would take some of these as line ends, and what two parsers
+//! read differently is how requests are smuggled (RFC 9112 section 11.2).
+
+use super::refusal::Refusal;
+
+/// How far a head has been looked at.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Scan {
+    at: usize,
+    line: Line,
+    /// A whole line was seen: too long is then the fields' fault.
+    has_line: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Line {
+    /// Nothing of it yet.
+    #[default]
+    Start,
+    Inside,
+    /// CR was its last byte, and it was empty or not.
+    Cr {
+        is_empty: bool,
+    },
+}
+
+impl Scan {
+    /// The length of the head at the start of `bytes`, which begin with what was looked at before;
+    /// None while it is not complete.
+    ///
+    /// # Errors
+    /// 400 for what no head may hold; 414 or 431 for one that is longer than `max` bytes.
+    pub(super) fn end(&mut self, bytes: &[u8], max: usize) -> Result<Option<usize>, Refusal> {
+        let reach = bytes.len().min(max);
+        while self.at < reach {
+            let byte = bytes[self.at];
+            self.line = match (self.line, byte) {
+                (Line::Cr { is_empty: true }, b'\n') => {
+                    // A head has a first line; whoever may send empty ones skips them before.
+                    if !self.has_line {
+                        return Err(Refusal::bad("an empty line in place of a message"));
+                    }
+                    return Ok(Some(self.at + 1));
+                }
+                (Line::Cr { .. }, b'\n') => {
+                    self.has_line = true;
+                    Line::Start
+                }
+                (Line::Cr { .. }, _) => return Err(Refusal::bad("a CR without a LF")),
+                (_, b'\n') => return Err(Refusal::bad("a LF without a CR")),
+                (line, b'\r') => Line::Cr { is_empty: line == Line::Start },
+                (Line::Start, b' ' | b'\t') => {
+                    return Err(Refusal::bad("a line that begins with white space"));
+                }
+                (_, b'\t') => Line::Inside,
+                (_, 0..0x20 | 0x7f) => return Err(Refusal::bad("a control character")),
+                _ => Line::Inside,
+            };
+            self.at += 1;
+        }
+        match bytes.len() >= max {
+            true if self.has_line => Err(Refusal::new(431, "the head is too long")),
+            true => Err(Refusal::new(414, "the request line is too long")),
+            false => Ok(None),
+        }
+    }
+}
+
+/// How many bytes of `bytes` are empty lines, which a server passes over before a request
+/// (RFC 9112 section 2.2).
+pub(super) fn blank_lines(bytes: &[u8]) -> usize {
+    let mut rest = bytes;
+    while let Some(after) = rest.strip_prefix(b"\r\n") {
+        rest = after;
+    }
+    bytes.len() - rest.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn whole(bytes: &[u8], max: usize) -> Result<Option<usize>, Refusal> {
+        Scan::default().end(bytes, max)
+    }
+
+    #[test]
+    fn the_first_empty_line_ends_a_head() {
+        assert_eq!(whole(b"GET / HTTP/1.1\r\nA: b\r\n\r\nGET", 99), Ok(Some(24)));
+        assert_eq!(whole(b"GET / HTTP/1.1\r\n\r\n\r\n", 99), Ok(Some(18)));
+        assert_eq!(whole(b"GET / HTTP/1.1\r\nA: b\r\n\r", 99), Ok(None));
+        assert_eq!(whole(b"", 99), Ok(None));
+    }
+
+    #[test]
+    fn what_no_head_may_hold_is_refused_at_once() {
+        for bytes in [
+            &b"GET / HTTP/1.1\n"[..],
+            b"GET / HTTP/1.1\r\nA: b\n",
+            b"GET / HTTP/1.1\r\nA: b\rC",
+            b"GET / HTTP/1.1\r\r",
+            b"GET / HTTP/1.1\r\nA: b\r\n c",
+            b"GET / HTTP/1.1\r\nA: b\r\n\tc",
+            b" GET",
+            b"\r\n",
+            b"\x16\x03\x01",
+            b"GET /\0",
+            b"GET / HTTP/1.1\r\nA: \x7f",
+            b"GET / HTTP/1.1\r\nA: \x0b",
+        ] {
+            assert_eq!(whole(bytes, 99).map_err(|r| r.status), Err(400), "{:?}", bytes);
+        }
+    }
+
+    #[test]
+    fn too_long_is_the_lines_fault_or_the_fields() {
+        let line = [b'a'; 20];
+        assert_eq!(whole(&line, 20).map_err(|r| r.status), Err(414));
+        assert_eq!(whole(&line[..19], 20), Ok(None));
+        assert_eq!(whole(b"GET / HTTP/1.1\r\nA: b", 20).map_err(|r| r.status), Err(431));
+        assert_eq!(whole(b"GET / HTTP/1.1\r\n\r\n", 18), Ok(Some(18)), "just as long as it may");
+        assert_eq!(whole(b"GET / HTTP/1.1\r\n\r\n", 17).map_err(|r| r.status), Err(431));
+    }
+
+    #[test]
+    fn blank_lines_are_whole_ones() {
+        assert_eq!(blank_lines(b"\r\n\r\nGET"), 4);
+        assert_eq!(blank_lines(b"\r\nG\r\n"), 2);
+        assert_eq!(blank_lines(b"\r"), 0);
+        assert_eq!(blank_lines(b"\n"), 0);
+    }
+}
