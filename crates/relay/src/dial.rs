@@ -4,6 +4,7 @@
 use crate::plan::RelayPlan;
 use crate::proxy;
 use crate::upstream::{Server, Unconnected};
+use crate::worker::is_exhausted;
 use sosplice::tokio::Registered;
 use std::io;
 use std::net::SocketAddr;
@@ -57,7 +58,10 @@ pub(crate) async fn connect(
             }
         }
     }
-    server.connect_failed();
+    // For want of something here says nothing about the server.
+    if !last.as_ref().is_some_and(|failed| is_exhausted(&failed.error)) {
+        server.connect_failed();
+    }
     // A server has an address.
     let nowhere = || Failed { addr: peer.local, error: io::ErrorKind::AddrNotAvailable.into() };
     Err(last.unwrap_or_else(nowhere))

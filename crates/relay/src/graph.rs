@@ -4,6 +4,7 @@
 //! for as long as they need it.
 
 use crate::error::Error;
+use crate::gate::Gate;
 use crate::plan::{ListenerPlan, Plan, Protocol, RelayPlan, UpstreamId};
 use crate::upstream::{Upstream, Upstreams};
 use sosplice::Carried;
@@ -11,7 +12,6 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::sync::Notify;
 
 /// All relays of a process.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ pub(crate) struct Relay {
 /// What goes on through a reload.
 #[derive(Debug)]
 pub(crate) struct Counts {
-    pub(crate) gate: Gate,
+    pub(crate) gate: Arc<Gate>,
     pub(crate) clients: Clients,
     /// One a worker.
     pub(crate) tallies: Box<[Tally]>,
@@ -55,6 +55,13 @@ impl Graph {
         Ok(Self { relays: relays.collect(), upstreams })
     }
 
+    /// Lets as many in as the relays' plans say, those among them who wait.
+    pub(crate) fn open_gates(&self) {
+        for relay in &self.relays {
+            relay.counts.gate.resize(relay.plan.max_connections);
+        }
+    }
+
     /// The listeners of the relays that workers serve, each with its relay.
     pub(crate) fn stream_listeners(&self) -> impl Iterator<Item = (ListenerKey, Binding)> {
         self.relays.iter().filter(|relay| !relay.is_udp()).flat_map(Relay::bindings)
@@ -75,7 +82,7 @@ impl Relay {
         relay.plan.listeners.iter().enumerate().map(|(index, listener)| {
             let address = listener.address;
             let nth = (address.port() == 0).then(|| (relay.plan.name.clone(), index));
-            let key = ListenerKey { address, nth };
+            let key = ListenerKey { address, is_udp: relay.is_udp(), nth };
             (key, Binding { relay: Arc::clone(relay), listener: listener.clone() })
         })
     }
@@ -92,10 +99,11 @@ impl Relay {
 }
 
 /// What makes a listener the same before and after a reload: its address, or its place where
-/// the kernel chooses the port.
+/// the kernel chooses the port. A port of datagrams is another than that of streams.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct ListenerKey {
     pub(crate) address: SocketAddr,
+    is_udp: bool,
     nth: Option<(String, usize)>,
 }
 
@@ -117,7 +125,7 @@ impl Binding {
 impl Counts {
     fn new(workers: usize) -> Self {
         Self {
-            gate: Gate::default(),
+            gate: Gate::new(None),
             clients: Clients::default(),
             tallies: (0..workers).map(|_| Tally::default()).collect(),
         }
@@ -165,44 +173,6 @@ impl Count {
 
     pub(crate) fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
-    }
-}
-
-/// A relay's sessions at a time.
-#[derive(Debug, Default)]
-pub(crate) struct Gate {
-    inside: AtomicU64,
-    left: Notify,
-}
-
-impl Gate {
-    /// Waits until fewer than `max` are inside. Who waits goes in its turn; a reload that
-    /// raises the limit is noticed when the next one leaves.
-    pub(crate) async fn enter(counts: &Arc<Counts>, max: Option<u64>) -> Inside {
-        let gate = &counts.gate;
-        let max = max.unwrap_or(u64::MAX);
-        let more = |inside| (inside < max).then_some(inside + 1);
-        loop {
-            // Registered before it is looked, so that nobody leaves unnoticed in between.
-            let mut left = std::pin::pin!(gate.left.notified());
-            left.as_mut().enable();
-            if gate.inside.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_ok() {
-                return Inside(Arc::clone(counts));
-            }
-            left.await;
-        }
-    }
-}
-
-/// A session's presence in its relay.
-#[derive(Debug)]
-pub(crate) struct Inside(Arc<Counts>);
-
-impl Drop for Inside {
-    fn drop(&mut self) {
-        let gate = &self.0.gate;
-        gate.inside.fetch_sub(1, Ordering::AcqRel);
-        gate.left.notify_one();
     }
 }
 
@@ -264,20 +234,5 @@ mod tests {
         drop(first);
         assert!(Clients::enter(&counts, client, 2).is_some());
         assert_eq!(counts.clients.lock().len(), 1, "nothing is kept of those that left");
-    }
-
-    #[tokio::test(flavor = "current_thread")]
-    async fn who_waits_at_the_gate_goes_in_when_one_leaves() {
-        let counts = Arc::new(Counts::new(1));
-        let first = Gate::enter(&counts, Some(1)).await;
-        let waiting = tokio::spawn({
-            let counts = Arc::clone(&counts);
-            async move { drop(Gate::enter(&counts, Some(1)).await) }
-        });
-        tokio::task::yield_now().await;
-        assert!(!waiting.is_finished());
-        drop(first);
-        waiting.await.expect("went in");
-        assert_eq!(counts.gate.inside.load(Ordering::Relaxed), 0);
     }
 }

@@ -11,6 +11,7 @@ pub mod budget;
 pub mod config;
 mod dial;
 mod error;
+mod gate;
 mod graph;
 pub mod http;
 mod listener;

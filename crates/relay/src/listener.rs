@@ -4,7 +4,7 @@ use crate::error::Error;
 use crate::upstream::{self, Congestion};
 use rustix::fd::OwnedFd;
 use rustix::net::SocketFlags;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use sosplice::sys::Kind;
 use sosplice::tokio::{Registered, Socket as _};
 use std::io;
@@ -73,6 +73,19 @@ pub(crate) struct Listener(Registered);
 impl Listener {
     pub(crate) fn new(socket: Socket) -> io::Result<Self> {
         Registered::with_kind(socket.into(), Kind::Tcp).map(Self)
+    }
+
+    /// A reload: what further connections have. Those of whom the kernel has heard already keep
+    /// what they have.
+    pub(crate) fn set_congestion(&self, before: Option<Congestion>, now: Option<Congestion>) {
+        if now == before {
+            return;
+        }
+        // It was checked, or is the system's own; and it is only the speed.
+        let usual = || std::fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control");
+        if let Some(name) = now.map(|now| now.0).or_else(|| usual().ok()) {
+            let _ = SockRef::from(&self.0).set_tcp_congestion(name.trim().as_bytes());
+        }
     }
 
     /// The next connection, non-blocking and close-on-exec.

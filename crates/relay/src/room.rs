@@ -8,6 +8,9 @@ use crate::plan::{Plan, Protocol, RelayPlan};
 /// each server at a time come on top.
 const OPERATION_DESCRIPTORS: u64 = 40;
 
+/// Of each listener of a worker but the first, whose own are among the worker's.
+const WAITING_DESCRIPTORS: u64 = 2;
+
 /// Of datagram relays that were given no number, all together, where there are streams as well:
 /// a divisor of the limit.
 const DATAGRAM_SHARE: u64 = 4;
@@ -57,28 +60,34 @@ impl Room {
             0
         };
         let nofile = nofile.saturating_sub(operation);
+        let datagrams = |relay: &RelayPlan, nofile: u64, asked: Option<u64>| Demand {
+            nofile,
+            workers: workers * relay.listeners.len() as u64,
+            listeners_per_worker: 1,
+            per_session: budget::UDP_SESSION_DESCRIPTORS,
+            pipes_per_worker: 0,
+            max_connections: asked,
+            flag: "--max-sessions",
+        };
+        let fixed = workers * (budget::WORKER_DESCRIPTORS + 1);
         let mut left = nofile;
-        let mut max_sessions = 0;
+        // First those that were given a number.
         for relay in relays().filter(is_udp) {
-            let count = listeners(&mut relays().filter(is_udp)).max(1);
-            let Protocol::Udp { max_sessions: asked } = relay.protocol else { continue };
-            let share = if has_streams { nofile / DATAGRAM_SHARE } else { nofile };
-            let demand = Demand {
-                nofile: if asked.is_some() { left } else { share / count },
-                workers,
-                listeners_per_worker: 1,
-                per_session: budget::UDP_SESSION_DESCRIPTORS,
-                pipes_per_worker: 0,
-                max_connections: asked,
-                flag: "--max-sessions",
-            };
-            let sessions = demand.budget()?.max_connections;
-            if asked.is_none() {
-                max_sessions = sessions;
+            let listeners = relay.listeners.len() as u64;
+            if let Protocol::Udp { max_sessions: Some(asked) } = relay.protocol {
+                datagrams(relay, left, Some(asked.saturating_mul(listeners))).budget()?;
+                left = left.saturating_sub(listeners * (asked + fixed));
             }
-            let taken = relay.listeners.len() as u64
-                * (sessions + workers * (budget::WORKER_DESCRIPTORS + 1));
-            left = left.saturating_sub(taken);
+        }
+        let unasked =
+            |relay: &&RelayPlan| matches!(relay.protocol, Protocol::Udp { max_sessions: None });
+        let count = listeners(&mut relays().filter(unasked));
+        let share = if has_streams { left / DATAGRAM_SHARE } else { left } / count.max(1);
+        let mut max_sessions = 0;
+        for relay in relays().filter(unasked) {
+            let one = Demand { workers, ..datagrams(relay, share, None) };
+            max_sessions = one.budget()?.max_connections;
+            left = left.saturating_sub(relay.listeners.len() as u64 * (max_sessions + fixed));
         }
         if !has_streams {
             return Ok(Self { max_connections: 0, pipes_per_worker: 0, max_sessions });
@@ -87,7 +96,10 @@ impl Room {
         let demand = Demand {
             nofile: left - unused(plan, workers).min(left / UNUSED_SHARE),
             workers,
-            listeners_per_worker: stream_listeners + u64::from(with_origin),
+            // Each has a client that waits and the socket for the next one's upstream.
+            listeners_per_worker: stream_listeners
+                + (stream_listeners - 1) * WAITING_DESCRIPTORS
+                + u64::from(with_origin),
             per_session: if with_origin {
                 budget::ORIGIN_SESSION_DESCRIPTORS
             } else {

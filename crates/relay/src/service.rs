@@ -5,6 +5,7 @@
 //! reload refuses nobody.
 
 use crate::error::Error;
+use crate::gate::Gate;
 use crate::graph::{Graph, ListenerKey};
 use crate::live::Sessions;
 use crate::plan::Plan;
@@ -22,13 +23,14 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 
 /// What all workers read.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) busy_poll: Duration,
-    pub(crate) permits: Arc<Semaphore>,
+    /// Sessions of all TCP and HTTP relays.
+    pub(crate) gate: Arc<Gate>,
     pub(crate) pipes_per_worker: usize,
     /// Whether each session and request gets a line in the log.
     pub(crate) logs_access: bool,
@@ -70,8 +72,10 @@ pub(crate) struct State {
 struct Running {
     plan: Plan,
     graph: Arc<Graph>,
-    /// Descriptors and sessions that datagrams may have.
+    /// What the limit on descriptors allows.
     room: Room,
+    /// Sessions of all TCP and HTTP relays, as many as there is room for.
+    gate: Arc<Gate>,
     /// Where the listeners really are.
     bound: HashMap<ListenerKey, SocketAddr>,
     /// To each worker.
@@ -79,7 +83,7 @@ struct Running {
     threads: Vec<JoinHandle<()>>,
     datagrams: HashMap<ListenerKey, udp::Group>,
     /// Those that are no longer in the plan, and may have sessions still.
-    leaving: Vec<udp::Group>,
+    leaving: Vec<(ListenerKey, udp::Group)>,
     /// Workers hold the other ends.
     alive: mpsc::WeakSender<Infallible>,
     /// Checks of health and of names. None before the start is complete.
@@ -132,6 +136,7 @@ impl Service {
         let mut running = Running {
             plan,
             graph: Arc::clone(&graph),
+            gate: Gate::new(Some(room.max_connections)),
             room,
             bound: HashMap::new(),
             orders: Vec::new(),
@@ -147,7 +152,8 @@ impl Service {
         if source.is_some() || graph.stream_listeners().next().is_some() {
             running.start_workers(&sessions, &stage, alive_sender.clone())?;
         }
-        running.deploy(graph, sockets, &alive_sender)?;
+        let room = running.room.clone();
+        running.deploy(graph, sockets, room, &alive_sender)?;
         let context = signals.runtime.enter();
         running.watch = Some(upstream::watch(&running.graph.upstreams));
         drop(context);
@@ -211,14 +217,15 @@ impl State {
     fn tell(&self, stage: Stage) {
         self.stage.send_replace(stage);
         let running = self.running();
-        running.datagrams.values().chain(&running.leaving).for_each(|group| group.tell(stage));
+        let leaving = running.leaving.iter().map(|(_, group)| group);
+        running.datagrams.values().chain(leaving).for_each(|group| group.tell(stage));
     }
 
     /// As [`reload`](Self::reload); its outcome is in the log.
     fn reload_and_log(&self) {
         match self.reload() {
-            Ok(told) => tracing::info!("reloaded: {told}"),
-            Err(why) => tracing::error!("not reloaded, what runs goes on as it is: {why}"),
+            Ok(told) => tracing::info!(%told, "reloaded"),
+            Err(why) => tracing::error!(%why, "not reloaded: what runs goes on as it is"),
         }
     }
 
@@ -238,15 +245,24 @@ impl State {
         }
         let graph = Graph::new(&plan, self.workers, Some(&running.graph)).map_err(text)?;
         let graph = Arc::new(graph);
+        let room = Room::new(&plan, self.workers).map_err(text)?;
         let alive = running.alive.upgrade().ok_or("no worker is left")?;
+        running.make_way(&graph);
         let sockets = running.bind(&graph, self.workers).map_err(text)?;
-        let (new, gone) = (sockets.len(), running.gone(&graph));
-        running.deploy(graph, sockets, &alive).map_err(text)?;
+        let (new, gone) = (sockets.bound.clone(), running.gone(&graph));
+        running.deploy(Arc::clone(&graph), sockets, room, &alive).map_err(text)?;
         running.watch = Some(upstream::watch(&running.graph.upstreams));
+        for (key, binding) in graph.stream_listeners().chain(graph.datagram_listeners()) {
+            if let Some(addr) = new.get(&key) {
+                let (relay, workers) = (&*binding.relay.plan.name, self.workers);
+                tracing::info!(relay, %addr, workers, "listening");
+            }
+        }
         let told = format!(
-            "{} relays, {} upstreams, {new} new listeners, {gone} gone",
+            "{} relays, {} upstreams, {} new listeners, {gone} gone",
             plan.relays.len(),
             plan.upstreams.len(),
+            new.len(),
         );
         running.plan = plan;
         Ok(told)
@@ -257,7 +273,7 @@ impl State {
         let (threads, groups) = {
             let mut running = self.running();
             let threads = std::mem::take(&mut running.threads);
-            let mut groups: Vec<_> = running.leaving.drain(..).collect();
+            let mut groups: Vec<_> = running.leaving.drain(..).map(|(_, group)| group).collect();
             groups.extend(running.datagrams.drain().map(|(_, group)| group));
             (threads, groups)
         };
@@ -339,6 +355,18 @@ impl Running {
         Ok(sockets)
     }
 
+    /// An address of datagrams that is wanted again, by whichever relay, while sessions of a relay
+    /// that is gone still use it: they end, for a session that is never silent would keep it for ever.
+    /// Their clients have a new one with the next datagram.
+    fn make_way(&mut self, graph: &Graph) {
+        for (wanted, _) in graph.datagram_listeners() {
+            for (_, group) in self.leaving.extract_if(.., |(key, _)| key.address == wanted.address)
+            {
+                group.cancel();
+            }
+        }
+    }
+
     /// How many listeners are not in `graph`.
     fn gone(&self, graph: &Graph) -> usize {
         let stay: Vec<ListenerKey> = graph
@@ -355,10 +383,9 @@ impl Running {
         stage: &watch::Sender<Stage>,
         alive: mpsc::Sender<Infallible>,
     ) -> Result<(), Error> {
-        let permits = usize::try_from(self.room.max_connections).unwrap_or(usize::MAX);
         let shared = Arc::new(Shared {
             busy_poll: self.plan.busy_poll,
-            permits: Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS))),
+            gate: Arc::clone(&self.gate),
             pipes_per_worker: usize::try_from(self.room.pipes_per_worker).unwrap_or(usize::MAX),
             logs_access: self.plan.log.access,
         });
@@ -395,6 +422,7 @@ impl Running {
         &mut self,
         graph: Arc<Graph>,
         sockets: Sockets,
+        room: Room,
         alive: &mpsc::Sender<Infallible>,
     ) -> Result<(), Error> {
         let Sockets { bound, streams, datagrams } = sockets;
@@ -404,11 +432,17 @@ impl Running {
             else {
                 continue;
             };
-            let busy_poll = self.plan.busy_poll;
-            let group = udp::Group::start(binding, sockets, &self.room, busy_poll, alive)?;
-            groups.insert(key, group);
+            match udp::Group::start(binding, sockets, &room, self.plan.busy_poll, alive) {
+                Ok(group) => drop(groups.insert(key, group)),
+                Err(error) => {
+                    groups.into_values().for_each(udp::Group::cancel);
+                    return Err(error);
+                }
+            }
         }
         // From here on nothing fails.
+        self.gate.resize(Some(room.max_connections));
+        graph.open_gates();
         let mut streams = streams.into_iter();
         for orders in &self.orders {
             let bindings = graph.stream_listeners().collect();
@@ -420,16 +454,16 @@ impl Running {
         for (key, group) in self.datagrams.drain() {
             match staying.remove(&key) {
                 Some(binding) => {
-                    group.rebind(binding);
+                    group.rebind(binding, &room);
                     groups.insert(key, group);
                 }
                 None => {
                     group.tell(Stage::Draining);
-                    self.leaving.push(group);
+                    self.leaving.push((key, group));
                 }
             }
         }
-        self.leaving.retain(|group| !group.has_ended());
+        self.leaving.retain(|(_, group)| !group.has_ended());
         self.datagrams = groups;
         self.bound.extend(bound);
         let stay: Vec<ListenerKey> = graph
@@ -440,6 +474,7 @@ impl Running {
         self.bound.retain(|key, _| stay.contains(key));
         graph.upstreams.take_over(&self.graph.upstreams);
         self.graph = graph;
+        self.room = room;
         Ok(())
     }
 }
@@ -459,10 +494,6 @@ enum Sort {
 }
 
 impl Sockets {
-    fn len(&self) -> usize {
-        self.bound.len()
-    }
-
     fn add(&mut self, key: ListenerKey, group: Vec<Socket>, sort: Sort) {
         self.bound.insert(key.clone(), bound(&group, key.address));
         match sort {

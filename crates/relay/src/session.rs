@@ -11,7 +11,7 @@ use crate::upstream::{Place, Tried, Unconnected};
 use crate::worker::{Slot, Worker};
 use rustix::fd::OwnedFd;
 use sosplice::sys::{self, Kind};
-use sosplice::tokio::{Both, Registered};
+use sosplice::tokio::{Both, Registered, Socket as _};
 use sosplice::{BothEnds, Carried, Cause, Limits, OnMax};
 use std::fmt::Display;
 use std::future::poll_fn;
@@ -171,7 +171,19 @@ async fn find_upstream(
     let mut tried = Tried::default();
     let upstream = worker.upstream(binding)?;
     let why = loop {
-        let place = match upstream.place(client_addr.ip(), &mut tried).await {
+        let place = tokio::select! {
+            biased;
+            place = upstream.place(client_addr.ip(), &mut tried) => place,
+            // In a queue, where its place is for those behind it. An end is none: it may have sent
+            // all that it wants to say. Asked for only by those who wait.
+            () = async { client.failed().await } => {
+                worker.tally(binding).refused.add(1);
+                let relay = plan.told_name();
+                tracing::info!(relay, client = %client_addr, cause = "client-left", "connection refused");
+                return None;
+            }
+        };
+        let place = match place {
             Ok(place) => place,
             Err(why) => break why,
         };

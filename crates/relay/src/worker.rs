@@ -1,6 +1,7 @@
 //! One worker: a thread, a runtime, its listeners, and the sessions that it accepted.
 
-use crate::graph::{Binding, Gate, Inside, ListenerKey, Tally};
+use crate::gate::{Gate, Inside};
+use crate::graph::{Binding, ListenerKey, Tally};
 use crate::http::Pool;
 use crate::listener::Listener;
 use crate::live::{Registry, Sessions};
@@ -22,7 +23,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::{Duration, Instant};
-use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 /// Between two tries to accept when descriptors have run out: sessions must end first.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
@@ -98,6 +99,12 @@ impl Slot {
     }
 }
 
+/// A listener that is served.
+struct Listening {
+    slot: Arc<Slot>,
+    listener: Arc<Listener>,
+}
+
 /// Runs until the service stops.
 pub(crate) fn run(start: Start) -> io::Result<()> {
     let Start { number, shared, sessions, origin, orders, stage } = start;
@@ -155,27 +162,32 @@ impl Worker {
                 tracing::error!(worker = self.number, %error, "cannot listen");
             }
         }
-        listening.values().for_each(|slot| slot.set(None));
+        listening.values().for_each(|listening| listening.slot.set(None));
     }
 
     fn deploy(
         self: &Arc<Self>,
-        listening: &mut HashMap<ListenerKey, Arc<Slot>>,
+        listening: &mut HashMap<ListenerKey, Listening>,
         deployment: Deployment,
     ) -> io::Result<()> {
         let Deployment { bindings, sockets } = deployment;
         let mut bindings: HashMap<_, _> = bindings.into_iter().collect();
-        listening.retain(|key, slot| {
+        listening.retain(|key, Listening { slot, listener }| {
             let binding = bindings.remove(key);
             let stays = binding.is_some();
+            if let (Some(now), Some(before)) = (&binding, slot.binding()) {
+                let congestion = |binding: &Binding| binding.relay.plan.congestion.clone();
+                listener.set_congestion(congestion(&before), congestion(now));
+            }
             slot.set(binding);
             stays
         });
         for (key, socket) in sockets {
             let Some(binding) = bindings.remove(&key) else { continue };
-            let listener = Listener::new(socket)?;
+            let listener = Arc::new(Listener::new(socket)?);
             let slot = Arc::new(Slot::new(binding));
-            listening.insert(key, Arc::clone(&slot));
+            let (slot_too, listener_too) = (Arc::clone(&slot), Arc::clone(&listener));
+            listening.insert(key, Listening { slot: slot_too, listener: listener_too });
             let worker = Arc::clone(self);
             tokio::spawn(async move { worker.accept(listener, slot).await });
         }
@@ -183,43 +195,52 @@ impl Worker {
     }
 
     /// Accepts until the listener is to go.
-    async fn accept(self: &Arc<Self>, listener: Listener, slot: Arc<Slot>) {
-        let mut gone = pin!(slot.gone());
+    async fn accept(self: &Arc<Self>, listener: Arc<Listener>, slot: Arc<Slot>) {
+        let Some(mut binding) = slot.binding() else { return };
+        // Outside of what is ended in the middle, so that nobody is lost.
+        let mut waiting = None;
+        tokio::select! {
+            biased;
+            () = slot.gone() => {}
+            () = self.accept_each(&listener, &slot, &mut binding, &mut waiting) => {}
+        }
+        self.leave(&listener, &binding, &slot, waiting);
+    }
+
+    /// Accepts one after the other, each when there is room for it; whoever waits for room is in
+    /// `waiting`.
+    async fn accept_each(
+        self: &Arc<Self>,
+        listener: &Listener,
+        slot: &Arc<Slot>,
+        binding: &mut Arc<Binding>,
+        waiting: &mut Option<(OwnedFd, SocketAddr)>,
+    ) {
         let mut exhausted = false;
-        while let Some(binding) = slot.binding() {
+        while let Some(current) = slot.binding() {
+            *binding = current;
             // What the next session needs first, so that no client is accepted who could
             // not be served.
-            let ready = match self.upstream_socket(&binding) {
-                Ok(upstream) => tokio::select! {
-                    biased;
-                    () = &mut gone => return self.serve_the_backlog(&listener, &binding, &slot),
-                    accepted = listener.accept() => accepted.map(|client| (client, upstream)),
-                },
+            let ready = match self.upstream_socket(binding) {
+                Ok(upstream) => listener.accept().await.map(|client| (client, upstream)),
                 Err(error) => Err(error),
             };
             match ready {
-                Ok(((fd, addr), upstream)) => {
+                Ok((client, upstream)) => {
                     if std::mem::take(&mut exhausted) {
                         tracing::info!("accepting again");
                     }
-                    let present = tokio::select! {
-                        biased;
-                        () = &mut gone => return self.refuse_stopping(&binding, &fd, addr),
-                        present = self.enter(&binding) => present,
-                    };
-                    // Another one meanwhile, after a reload.
-                    let binding = slot.binding().unwrap_or(binding);
-                    let slot = Arc::clone(&slot);
-                    self.start(Accepted { fd, addr, upstream, binding, slot }, present);
+                    *waiting = Some(client);
+                    let permits = self.enter(slot, binding).await;
+                    let Some((fd, addr)) = waiting.take() else { return };
+                    let (binding, slot) = (Arc::clone(binding), Arc::clone(slot));
+                    self.start(Accepted { fd, addr, upstream, binding, slot }, permits);
                 }
                 Err(error) if is_exhausted(&error) => {
                     if !std::mem::replace(&mut exhausted, true) {
                         tracing::warn!(%error, "accepting paused until sessions end; raise the limit (ulimit -n) or lower --max-connections");
                     }
-                    tokio::select! {
-                        () = &mut gone => return,
-                        () = tokio::time::sleep(EXHAUSTED_PAUSE) => {}
-                    }
+                    tokio::time::sleep(EXHAUSTED_PAUSE).await;
                 }
                 // The client gave up before it was accepted, or its network failed:
                 // accept(2) reports such errors of the connection as its own. The pause is
@@ -232,30 +253,51 @@ impl Worker {
         }
     }
 
-    /// A reload has taken the listener away. Those whom the kernel has accepted already are
-    /// served: closed, the socket would reset them.
-    fn serve_the_backlog(
+    /// The listener goes. When the service stops, who waits is told so. When a reload has taken
+    /// the listener away, those whom the kernel has accepted already are served, each when there
+    /// is room: closed, the socket would reset them.
+    fn leave(
         self: &Arc<Self>,
         listener: &Listener,
         binding: &Arc<Binding>,
         slot: &Arc<Slot>,
+        waiting: Option<(OwnedFd, SocketAddr)>,
     ) {
         if *self.stage.borrow() != Stage::Running {
+            if let Some((fd, addr)) = waiting {
+                self.refuse_stopping(binding, &fd, addr);
+            }
             return;
         }
-        while let Ok((fd, addr)) = listener.accept_now() {
+        let backlog = std::iter::from_fn(|| listener.accept_now().ok());
+        for (fd, addr) in waiting.into_iter().chain(backlog) {
             let (binding, slot) = (Arc::clone(binding), Arc::clone(slot));
-            let client = Accepted { fd, addr, upstream: None, binding, slot };
-            let permit = Arc::clone(&self.shared.permits).try_acquire_owned().ok();
-            self.start(client, Permits { _inside: None, _permit: permit });
+            self.start_later(Accepted { fd, addr, upstream: None, binding, slot });
         }
+    }
+
+    /// Starts a session when there is room, unless the service stops before.
+    fn start_later(self: &Arc<Self>, client: Accepted) {
+        let worker = Arc::clone(self);
+        tokio::spawn(async move {
+            let _present = Present::new(&worker);
+            let mut stage = worker.stage.clone();
+            tokio::select! {
+                biased;
+                permits = worker.enter_for(&client.binding) => worker.start(client, permits),
+                _ = stage.wait_for(|stage| *stage != Stage::Running) => {
+                    worker.refuse_stopping(&client.binding, &client.fd, client.addr);
+                }
+            }
+        });
     }
 
     fn refuse_stopping(&self, binding: &Binding, client: &OwnedFd, addr: SocketAddr) {
         // A FIN would look like an empty answer.
         let _ = sosplice::sys::reset_on_close(client);
         self.tally(binding).refused.add(1);
-        tracing::info!(client = %addr, cause = "stopping", "connection refused");
+        let relay = binding.relay.plan.told_name();
+        tracing::info!(relay, client = %addr, cause = "stopping", "connection refused");
     }
 
     /// Where a relay's sessions go unless a rule says otherwise.
@@ -274,22 +316,32 @@ impl Worker {
     }
 
     /// One of the relay's and of the whole service's sessions, waited for: meanwhile further
-    /// clients stay in the backlog.
-    async fn enter(&self, binding: &Binding) -> Permits {
-        let relay = &binding.relay;
+    /// clients stay in the backlog. A reload meanwhile may have made the listener another relay's.
+    async fn enter(&self, slot: &Slot, binding: &mut Arc<Binding>) -> Permits {
+        loop {
+            let permits = self.enter_for(binding).await;
+            let Some(current) = slot.binding() else { return permits };
+            let same = Arc::ptr_eq(&current.relay.counts, &binding.relay.counts);
+            *binding = current;
+            if same {
+                return permits;
+            }
+        }
+    }
+
+    async fn enter_for(&self, binding: &Binding) -> Permits {
         Permits {
-            _inside: Some(Gate::enter(&relay.counts, relay.plan.max_connections).await),
-            _permit: Arc::clone(&self.shared.permits).acquire_owned().await.ok(),
+            _of_relay: Gate::enter(&binding.relay.counts.gate).await,
+            _of_all: Gate::enter(&self.shared.gate).await,
         }
     }
 
     fn start(self: &Arc<Self>, client: Accepted, permits: Permits) {
         self.tally(&client.binding).accepted.add(1);
-        self.live.fetch_add(1, Ordering::Relaxed);
         let worker = Arc::clone(self);
         tokio::spawn(async move {
             // Counted out when the task ends in whatever way.
-            let _present = Present { worker: &worker, _permits: permits };
+            let (_present, _permits) = (Present::new(&worker), permits);
             let entered = worker.sessions.enter(Arc::clone(&client.binding.relay), client.addr);
             // Made in place: an argument would keep a second room for it.
             let mut session = pin!(session::run(&worker, &entered.live, client));
@@ -343,20 +395,24 @@ const UNSPECIFIED: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED
 /// A session's leave to be there, given back when it is dropped.
 #[derive(Debug)]
 struct Permits {
-    _inside: Option<Inside>,
-    _permit: Option<OwnedSemaphorePermit>,
+    _of_relay: Inside,
+    _of_all: Inside,
 }
 
 /// A session's presence on its worker.
-struct Present<'w> {
-    worker: &'w Worker,
-    _permits: Permits,
+struct Present<'w>(&'w Worker);
+
+impl<'w> Present<'w> {
+    fn new(worker: &'w Worker) -> Self {
+        worker.live.fetch_add(1, Ordering::Relaxed);
+        Self(worker)
+    }
 }
 
 impl Drop for Present<'_> {
     fn drop(&mut self) {
-        if self.worker.live.fetch_sub(1, Ordering::Relaxed) == 1 {
-            self.worker.empty.notify_one();
+        if self.0.live.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.0.empty.notify_one();
         }
     }
 }

@@ -3,7 +3,7 @@
 use crate::calls::*;
 use crate::cases;
 use crate::end::End;
-use libc::{MSG_DONTWAIT, MSG_NOSIGNAL, POLLERR, POLLHUP, POLLRDHUP, SHUT_RD, SHUT_RDWR, SHUT_WR};
+use libc::{MSG_DONTWAIT, MSG_NOSIGNAL, POLLHUP, POLLRDHUP, SHUT_RD, SHUT_RDWR, SHUT_WR};
 
 cases! {
     EVERY half_closed_and_still_answered;

@@ -8,6 +8,7 @@
 pub mod datagrams;
 pub mod pattern;
 pub mod peers;
+pub mod serve;
 
 use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
 use serde_json::Value;
@@ -134,7 +135,18 @@ impl Relay {
     }
 
     #[track_caller]
-    fn spawn(mut command: Command) -> Self {
+    fn spawn(command: Command) -> Self {
+        let mut relay = Self::launch(command);
+        relay.addr = relay.next("listening")["addr"].as_str().unwrap().parse().unwrap();
+        // The listeners are bound before the line; the handlers come after it.
+        wait_until("the relay catches signals", || {
+            relay.catches(Signal::TERM) && relay.catches(Signal::INT)
+        });
+        relay
+    }
+
+    /// Starts it, and reads its log.
+    fn launch(mut command: Command) -> Self {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let stderr = child.stderr.take().unwrap();
@@ -150,13 +162,15 @@ impl Relay {
             }
         });
         let addr = SocketAddr::from(([0, 0, 0, 0], 0));
-        let mut relay = Self { child, addr, log, pending: RefCell::default() };
-        relay.addr = relay.next("listening")["addr"].as_str().unwrap().parse().unwrap();
-        // The listeners are bound before the line; the handlers come after it.
-        wait_until("the relay catches signals", || {
-            relay.catches(Signal::TERM) && relay.catches(Signal::INT)
-        });
-        relay
+        Self { child, addr, log, pending: RefCell::default() }
+    }
+
+    /// What an ended one has said that is no entry of the log.
+    fn plain(&self) -> String {
+        // Ends when the child's stderr does.
+        let lines: Vec<Value> = self.log.iter().collect();
+        let plain = lines.iter().filter_map(|line| line["plain"].as_str());
+        plain.collect::<Vec<_>>().join("\n")
     }
 
     /// Where it listens.

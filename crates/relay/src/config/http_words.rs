@@ -51,7 +51,7 @@ pub(super) fn host(text: &str) -> Result<String, String> {
     if text == "*" {
         return Err("\"*\" is every host: leave host out for that".into());
     }
-    if name.contains(':') {
+    if name.contains(':') && !name.contains('/') {
         return Err("a host is compared without its port: leave that out".into());
     }
     if name.contains('*') {
@@ -69,14 +69,14 @@ pub(super) fn path(text: &str) -> Result<String, String> {
     if text == "*" {
         return Ok(text.to_owned());
     }
-    if text.contains('*') {
-        return Err("a \"*\" here is no wildcard: write path-glob for one".into());
-    }
     path_prefix(text)
 }
 
 /// The beginning of a path.
 pub(super) fn path_prefix(text: &str) -> Result<String, String> {
+    if text.contains('*') {
+        return Err("a \"*\" here is no wildcard: write path-glob for one".into());
+    }
     if text.contains('?') {
         return Err("a path ends before the \"?\": write query for what is behind".into());
     }

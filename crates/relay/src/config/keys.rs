@@ -152,8 +152,12 @@ pub(super) const CHECK: Keys = Keys {
     ],
 };
 
-/// The section that has a key, for whoever has put it into another.
-pub(super) fn section_of(name: &str) -> Option<&'static str> {
-    let has = |keys: &&Keys| keys.names.contains(&name);
-    SECTIONS.iter().filter(has).map(|keys| keys.header).find(|header| header.starts_with('['))
+/// The sections that have a key, for whoever has put it into another.
+pub(super) fn sections_of(name: &str) -> Option<String> {
+    // Whatever `not` has, a rule has as well, and a field's `name` is nobody's slip.
+    let has = |keys: &&Keys| {
+        keys.header.starts_with('[') && keys.header != NOT.header && keys.names.contains(&name)
+    };
+    let headers: Vec<_> = SECTIONS.iter().filter(has).map(|keys| keys.header).collect();
+    (!headers.is_empty()).then(|| headers.join(" or "))
 }

@@ -6,8 +6,8 @@
 //! has) is found out when it is started; no file is judged by the machine it is read on, except
 //! for `:PORT`, which is both families where there are two.
 //!
-//! The text is parsed by the `toml` crate; [`section`] walks the tables, with a module for each
-//! part of the format. [`print`] goes the other way.
+//! The text is parsed by the `toml` crate; `section` walks the tables, with a module for each
+//! part of the format. [`print()`] goes the other way.
 
 mod http_words;
 pub mod keys;

@@ -18,6 +18,9 @@ const TOLD_MAX: usize = 50;
 /// Quoted of a value, in characters.
 const QUOTED_MAX: usize = 60;
 
+/// Of a message, in characters.
+const MESSAGE_MAX: usize = 600;
+
 /// Why a file is no configuration.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -119,10 +122,10 @@ pub(super) struct Problems {
 }
 
 impl Problems {
-    pub(super) fn add(&self, place: Place, what: impl Into<String>) {
+    pub(super) fn add(&self, place: Place, what: impl AsRef<str>) {
         let mut found = self.found.borrow_mut();
         if found.len() < KEPT_MAX {
-            found.push((place, what.into()));
+            found.push((place, on_a_line(what.as_ref())));
         }
     }
 
@@ -184,6 +187,22 @@ pub(super) fn end_of(text: &str) -> (usize, usize) {
     Cursor { text: text.as_bytes(), at: 0, line: 1, line_at: 0 }.advance(text.len())
 }
 
+/// A message may have words of the file's in it: whatever they are, it is a line.
+fn on_a_line(what: &str) -> String {
+    let mut line = String::new();
+    for char in what.chars().take(MESSAGE_MAX) {
+        if char.is_control() {
+            line.extend(char.escape_debug());
+        } else {
+            line.push(char);
+        }
+    }
+    if what.chars().nth(MESSAGE_MAX).is_some() {
+        line.push_str("...");
+    }
+    line
+}
+
 /// A user's word in a message: on one line, and not at length.
 pub(super) fn quoted(text: &str) -> String {
     let mut short: String = text.chars().take(QUOTED_MAX).flat_map(char::escape_debug).collect();
@@ -194,14 +213,16 @@ pub(super) fn quoted(text: &str) -> String {
 }
 
 /// The one of `words` that was most likely meant.
-pub(super) fn nearest<'w>(word: &str, words: impl Iterator<Item = &'w str>) -> Option<&'w str> {
+fn nearest<'w>(word: &str, words: impl Iterator<Item = &'w str>) -> Option<&'w str> {
     // What is long is no slip of the pen, and comparing it costs its length.
-    if word.len() > QUOTED_MAX {
+    if word.is_empty() || word.len() > QUOTED_MAX {
         return None;
     }
-    let far = word.chars().count() / 3 + 1;
+    let word = word.to_ascii_lowercase();
+    let far = (word.chars().count() / 3).max(1);
+    let distance = |candidate: &str| strsim::osa_distance(&word, &candidate.to_ascii_lowercase());
     words
-        .map(|candidate| (strsim::osa_distance(word, candidate), candidate))
+        .map(|candidate| (distance(candidate), candidate))
         .filter(|(distance, _)| *distance <= far)
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)

@@ -83,7 +83,7 @@ fn read(section: &Section<'_>, number: usize, upstreams: &Upstreams) -> Rule {
     let mut conditions = read_conditions(section, false);
     if let Some(not) = section.section("not", &keys::NOT) {
         let negated = read_conditions(&not, true);
-        if has_no_condition(&not) {
+        if not.is_empty() {
             section.wrong("not", "empty: say what must not hold");
         }
         conditions.extend(negated);
@@ -158,11 +158,9 @@ fn read_action(section: &Section<'_>, act: Act, upstreams: &Upstreams) -> Option
             Some(Action::Block { status: status as u16, body: body.unwrap_or_default() })
         }
         Act::Redirect => {
-            let status = section.read("status", |value| match number(300..=399)(value)? {
+            let status = section.read("status", |value| match number(0..=u64::MAX)(value)? {
                 status if REDIRECTS.contains(&status) => Ok(status),
-                status => {
-                    Err(format!("{status} sends nobody anywhere: 301, 302, 303, 307 or 308 do"))
-                }
+                other => Err(format!("{other} leads nowhere: 301, 302, 303, 307 and 308 do")),
             });
             let missing = "where to, as \"https://{host}{path}{query}\"";
             let location = section.need("location", missing, spelled("a location", location))?;

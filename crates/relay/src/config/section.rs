@@ -5,10 +5,12 @@
 //! that is wrong, and does not know which relay it is in.
 
 use super::keys::{self, Keys};
-use super::problem::{Place, Problems, instead, nearest, quoted};
+use super::problem::{Place, Problems, instead, quoted};
 use std::ops::RangeInclusive;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
+
+const EMPTY: &str = "an empty list: leave the key out, or put something in";
 
 /// A value, and where it is.
 pub(super) type Value<'a> = &'a Spanned<DeValue<'a>>;
@@ -48,12 +50,9 @@ impl<'a> Section<'a> {
             if keys.names.contains(&name) || self.problems.is_full() {
                 continue;
             }
-            let what = match nearest(name, keys.names.iter().copied()) {
-                Some(near) => format!("no such key; did you mean {near}?"),
-                None => match keys::section_of(name) {
-                    Some(other) => format!("no such key here; it belongs to {other}"),
-                    None => format!("no such key; {}", instead(name, keys.names.iter().copied())),
-                },
+            let what = match keys::sections_of(name) {
+                Some(others) => format!("no such key here; it belongs to {others}"),
+                None => format!("no such key; {}", instead(name, keys.names.iter().copied())),
             };
             let place = Place { at: key.span().start, key: self.path(&short(name)) };
             self.problems.add(place, what);
@@ -87,8 +86,12 @@ impl<'a> Section<'a> {
         self.get(key).is_some()
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.table.is_empty()
+    }
+
     /// Says what is wrong with a key.
-    pub(super) fn wrong(&self, key: &str, what: impl Into<String>) {
+    pub(super) fn wrong(&self, key: &str, what: impl AsRef<str>) {
         self.problems.add(self.place_of(key), what);
     }
 
@@ -136,7 +139,7 @@ impl<'a> Section<'a> {
             _ => vec![value],
         };
         if values.is_empty() {
-            self.wrong(key, "an empty list: leave the key out, or put something in");
+            self.wrong(key, EMPTY);
         }
         let place = |at| Place { at, key: self.path(key) };
         let read = |value: Value<'a>| match spelling(value.get_ref()) {
@@ -169,6 +172,9 @@ impl<'a> Section<'a> {
             DeValue::Array(values) => values.iter().collect(),
             _ => vec![value],
         };
+        if values.is_empty() {
+            self.wrong(key, EMPTY);
+        }
         let mut sections = Vec::with_capacity(values.len());
         for (index, value) in values.into_iter().enumerate() {
             let at = value.span().start;
@@ -264,8 +270,8 @@ pub(super) fn number(
     let (first, last) = (*range.start(), *range.end());
     move |value| {
         let wanted = match last {
-            u64::MAX => format!("a whole number, {first} or more"),
-            _ => format!("a whole number, {first} to {last}"),
+            u64::MAX => format!("a whole number of {first} or more"),
+            _ => format!("a whole number from {first} to {last}"),
         };
         let DeValue::Integer(integer) = value else {
             return Err(format!("{}, where {wanted} is wanted", kind(value)));

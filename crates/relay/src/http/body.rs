@@ -119,13 +119,12 @@ impl Passage<'_> {
                 chunks.spliced(left);
                 read_len = AFTER_LARGE_LEN;
             }
-            let read = within(self.idle, recv(self.source, self.input.more_room(read_len))).await;
+            // A chunk may take its time.
+            self.input.rest();
+            let read = within(self.idle, recv(self.source, self.input, read_len)).await;
             match read {
                 Ok(Ok(0)) => return Err(Stop::SourceClosed),
-                Ok(Ok(len)) => {
-                    read_len = AFTER_SMALL_LEN;
-                    self.input.added(len);
-                }
+                Ok(Ok(_)) => read_len = AFTER_SMALL_LEN,
                 Ok(Err(error)) => return Err(Stop::SourceFailed(error)),
                 Err(Elapsed) => return Err(Stop::SourceSilent),
             }

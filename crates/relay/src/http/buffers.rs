@@ -1,5 +1,8 @@
 //! What a connection has while a request is under way: lent by the thread, so that an idle
 //! connection keeps nothing and a busy one allocates nothing.
+//!
+//! The bytes of an input are lent for themselves, when there are some: a request whose server
+//! takes its time, or a connection that was upgraded, keeps the heads and no more.
 
 use super::record::Notes;
 use std::cell::RefCell;
@@ -8,22 +11,19 @@ use std::ops::{Deref, DerefMut};
 /// Bytes of each input at first; enough for the heads of usual messages.
 const INPUT_LEN: usize = 16 * 1024;
 
-/// Sets that a thread keeps at rest. Each has some 35 KiB.
+/// Sets, and buffers of inputs, that a thread keeps at rest.
 const KEPT_MAX: usize = 64;
 
 /// Bytes that came from a socket and were not used yet.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Input {
+    /// Empty, or on loan.
     bytes: Vec<u8>,
     start: usize,
     end: usize,
 }
 
 impl Input {
-    fn new() -> Self {
-        Self { bytes: vec![0; INPUT_LEN], start: 0, end: 0 }
-    }
-
     pub(super) fn filled(&self) -> &[u8] {
         &self.bytes[self.start..self.end]
     }
@@ -34,7 +34,7 @@ impl Input {
 
     /// The first `len` bytes are used.
     pub(super) fn consume(&mut self, len: usize) {
-        self.start = (self.start + len).min(self.end);
+        self.start = self.start.saturating_add(len).min(self.end);
         if self.is_empty() {
             (self.start, self.end) = (0, 0);
         }
@@ -42,6 +42,10 @@ impl Input {
 
     /// Room for at most `most` bytes behind the others; empty when there is none.
     pub(super) fn room(&mut self, most: usize) -> &mut [u8] {
+        if self.bytes.is_empty() {
+            let spare = SPARE.with_borrow_mut(Vec::pop);
+            self.bytes = spare.unwrap_or_else(|| vec![0; INPUT_LEN]);
+        }
         if self.start > 0 && self.bytes.len() - self.end < most {
             self.bytes.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);
@@ -63,10 +67,18 @@ impl Input {
         self.end = (self.end + len).min(self.bytes.len());
     }
 
-    fn clear(&mut self) {
-        (self.start, self.end) = (0, 0);
-        self.bytes.truncate(INPUT_LEN);
-        self.bytes.shrink_to(INPUT_LEN);
+    /// Gives the buffer back if nothing is in it: something is waited for that may take long.
+    pub(super) fn rest(&mut self) {
+        if self.is_empty() && !self.bytes.is_empty() {
+            let bytes = std::mem::take(&mut self.bytes);
+            // One that had to grow is not kept; and the thread may be on its way out.
+            let _ = SPARE.try_with(|spare| {
+                let mut spare = spare.borrow_mut();
+                if bytes.len() == INPUT_LEN && spare.len() < KEPT_MAX {
+                    spare.push(bytes);
+                }
+            });
+        }
     }
 }
 
@@ -88,6 +100,7 @@ pub(super) struct Buffers {
 thread_local! {
     #[allow(clippy::vec_box, reason = "lent as it lies, without a copy")]
     static KEPT: RefCell<Vec<Box<Buffers>>> = const { RefCell::new(Vec::new()) };
+    static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// A set on loan.
@@ -98,8 +111,8 @@ pub(super) fn lend() -> Lent {
     let kept = KEPT.with_borrow_mut(Vec::pop);
     Lent(Some(kept.unwrap_or_else(|| {
         Box::new(Buffers {
-            client: Input::new(),
-            server: Input::new(),
+            client: Input::default(),
+            server: Input::default(),
             request: Vec::with_capacity(1024),
             response: Vec::with_capacity(1024),
             notes: Notes::default(),
@@ -126,8 +139,10 @@ impl DerefMut for Lent {
 impl Drop for Lent {
     fn drop(&mut self) {
         let Some(mut buffers) = self.0.take() else { return };
-        buffers.client.clear();
-        buffers.server.clear();
+        for input in [&mut buffers.client, &mut buffers.server] {
+            input.consume(usize::MAX);
+            input.rest();
+        }
         buffers.request.clear();
         buffers.request.shrink_to(INPUT_LEN);
         buffers.response.clear();
@@ -149,7 +164,7 @@ mod tests {
 
     #[test]
     fn room_is_made_without_losing_what_is_there() {
-        let mut input = Input::new();
+        let mut input = Input::default();
         assert_eq!(input.room(usize::MAX).len(), INPUT_LEN);
         input.room(5).copy_from_slice(b"abcde");
         input.added(5);
@@ -161,7 +176,11 @@ mod tests {
         assert!(input.room(1).is_empty());
         assert_eq!(input.more_room(9).len(), 9);
         assert!(input.filled().starts_with(b"cde"));
-        input.consume(INPUT_LEN);
+        input.rest();
+        assert_eq!(input.filled().len(), INPUT_LEN, "what holds something is kept");
+        input.consume(usize::MAX);
         assert!(input.is_empty());
+        input.rest();
+        assert_eq!(input.room(usize::MAX).len(), INPUT_LEN, "as it was before it grew");
     }
 }

@@ -7,6 +7,7 @@ use super::buffers::{Buffers, Lent, lend};
 use super::exchange::{Exchange, Next};
 use super::io::{Elapsed, readable, recv, within};
 use super::record::Fault;
+use super::refusal::Refusal;
 use super::scan::{Scan, blank_lines};
 use super::site::{Peer, Site};
 use crate::plan::{HttpPlan, Protocol};
@@ -63,14 +64,13 @@ pub async fn serve<S: Site>(client: Registered, peer: Peer, site: Arc<S>) {
 async fn is_readable<S: Site>(client: &Registered, site: &S, until: Option<Instant>) -> bool {
     let limit = match until {
         Some(until) => until.saturating_duration_since(Instant::now()),
-        None if site.is_stopping() => return false,
         None => site.current().as_ref().as_ref().timeouts.keep_alive,
     };
     tokio::select! {
         biased;
         ready = within(Some(limit), readable(client)) => matches!(ready, Ok(Ok(()))),
         // It owes nothing, and a client knows that an unused connection may end.
-        () = site.stopping(), if until.is_none() => false,
+        () = site.stopping() => false,
     }
 }
 
@@ -85,10 +85,11 @@ async fn read_head(
     let mut scan = Scan::default();
     let mut skipped = 0;
     loop {
-        if skipped <= BLANK_LEN_MAX {
-            let blank = blank_lines(input.filled());
-            input.consume(blank);
-            skipped += blank;
+        let blank = blank_lines(input.filled());
+        input.consume(blank);
+        skipped += blank;
+        if skipped > BLANK_LEN_MAX {
+            return Err(Fault::Request(Refusal::bad("empty lines in place of a request")));
         }
         // It may be the first half of an empty line.
         if input.filled() != b"\r" {
@@ -98,10 +99,10 @@ async fn read_head(
             }
         }
         let limit = until.saturating_duration_since(Instant::now());
-        match within(Some(limit), recv(client, input.more_room(READ_LEN))).await {
+        match within(Some(limit), recv(client, input, READ_LEN)).await {
             Ok(Ok(0)) if input.is_empty() => return Ok(None),
             Ok(Ok(0)) => return Err(Fault::ClientClosed),
-            Ok(Ok(len)) => input.added(len),
+            Ok(Ok(_)) => {}
             Ok(Err(_)) if input.is_empty() => return Ok(None),
             Ok(Err(error)) => return Err(Fault::ClientFailed(error)),
             Err(Elapsed) => return Err(Fault::HeadTimeout),
@@ -119,7 +120,7 @@ async fn linger(client: &Registered, mut buffers: Lent) {
         let mut read = 0;
         while read < LINGER_LEN_MAX {
             input.consume(usize::MAX);
-            match recv(client, input.more_room(usize::MAX)).await {
+            match recv(client, input, usize::MAX).await {
                 Ok(0) | Err(_) => return,
                 Ok(len) => read += len,
             }

@@ -236,6 +236,7 @@ impl<'x, S: Site> Exchange<'x, S> {
                 // One that takes no more may have answered before.
                 Ok(_) => {}
             }
+            input.rest();
             let mut side = if is_whole {
                 Side::Out { client: self.client, input: &mut *input, is_open: true }
             } else {

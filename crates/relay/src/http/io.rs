@@ -1,5 +1,6 @@
 //! One read or one write of a socket, waited for.
 
+use super::buffers::Input;
 use rustix::io::retry_on_intr;
 use rustix::net::{SendAncillaryBuffer, SendFlags};
 use sosplice::sys::{self, Kind, Take};
@@ -36,23 +37,26 @@ pub(super) fn try_recv(socket: &Registered, room: &mut [u8]) -> io::Result<Optio
     }
 }
 
-/// Reads into `room`, which is not empty; 0 at the end of the stream.
+/// Reads at most `most` bytes into the input, which grows for them if it must; 0 at the end of
+/// the stream. A buffer is asked for only when there is something to read.
 pub(super) fn poll_recv(
     socket: &Registered,
-    room: &mut [u8],
+    input: &mut Input,
+    most: usize,
     cx: &mut Context<'_>,
 ) -> Poll<io::Result<usize>> {
-    debug_assert!(!room.is_empty());
     loop {
-        if let Some(count) = try_recv(socket, room)? {
-            return Poll::Ready(Ok(count));
-        }
+        // First, also because it makes a task yield that always finds something.
         ready!(socket.poll_read_ready(cx))?;
+        if let Some(len) = try_recv(socket, input.more_room(most))? {
+            input.added(len);
+            return Poll::Ready(Ok(len));
+        }
     }
 }
 
-pub(super) async fn recv(socket: &Registered, room: &mut [u8]) -> io::Result<usize> {
-    poll_fn(|cx| poll_recv(socket, room, cx)).await
+pub(super) async fn recv(socket: &Registered, input: &mut Input, most: usize) -> io::Result<usize> {
+    poll_fn(|cx| poll_recv(socket, input, most, cx)).await
 }
 
 pub(super) async fn readable(socket: &Registered) -> io::Result<()> {

@@ -7,9 +7,9 @@
 //! whatever the peers send, an idle connection holds no buffer, and a request allocates
 //! nothing but for a body that did not come with its head.
 //!
-//! To follow a request: [`connection`] (the head), [`exchange`] (to a server and back),
-//! [`body`] (what did not come with a head). Without sockets: [`scan`], [`head`], [`framing`],
-//! [`chunk`], [`rules`], [`rewrite`]. What it needs of its worker is the [`Site`].
+//! To follow a request: `connection` (the head), `exchange` (to a server and back),
+//! `body` (what did not come with a head). Without sockets: `scan`, `head`, `framing`,
+//! `chunk`, `rules`, `rewrite`. What it needs of its worker is the [`Site`].
 //!
 //! What it does not do: cache, change bodies, add a Via, speak HTTP/2 or TLS.
 

@@ -8,7 +8,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-/// Read ahead at a time.
+/// No more is read ahead when there is so much.
 const AHEAD_LEN: usize = 8 * 1024;
 
 /// The rest of a request's body on its way.
@@ -71,13 +71,12 @@ fn read_ahead(
     cx: &mut Context<'_>,
 ) -> Poll<Result<(), Stop>> {
     while *is_open {
-        let room = input.room(AHEAD_LEN);
-        if room.is_empty() {
+        if input.filled().len() >= AHEAD_LEN {
             return Poll::Pending;
         }
-        match poll_recv(client, room, cx) {
+        match poll_recv(client, input, AHEAD_LEN, cx) {
             Poll::Ready(Ok(0)) => *is_open = false,
-            Poll::Ready(Ok(len)) => input.added(len),
+            Poll::Ready(Ok(_)) => {}
             Poll::Ready(Err(error)) => return Poll::Ready(Err(Stop::SourceFailed(error))),
             Poll::Pending => return Poll::Pending,
         }

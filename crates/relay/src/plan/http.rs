@@ -11,7 +11,7 @@ pub struct HttpPlan {
     pub rules: Vec<Rule>,
     /// Of a request's or an answer's head, in bytes.
     pub head_max: usize,
-    /// Fields of a head.
+    /// Fields of a head; at most [`FIELDS_MAX`](crate::http::FIELDS_MAX).
     pub fields_max: usize,
     /// The client's address is added to X-Forwarded-For.
     pub forwarded_for: bool,
@@ -52,7 +52,8 @@ pub struct Condition {
 pub enum Match {
     /// The host is one of these; a leading `*.` stands for one or more labels. Lower case, no port.
     Host(Vec<String>),
-    /// The path, as sent, without the query.
+    /// The path without the query: as sent, or as a server may read it (what need not be encoded
+    /// is not, slashes in a row are one).
     Path(PathMatch),
     /// The method is one of these (case matters, RFC 9110 section 9.1).
     Method(Vec<String>),
@@ -73,7 +74,8 @@ pub enum PathMatch {
     Exact(String),
     /// Begins so; `/api` matches `/api` and `/api/x` and not `/apix`, unless it ends in `/`.
     Prefix(String),
-    /// `*` for any run without `/`, `**` for any run, `?` for one character that is no `/`.
+    /// `*` for any run without `/`, `**` for any run, `?` for one character that is no `/`. At most
+    /// [`PATTERN_LEN_MAX`](crate::http::PATTERN_LEN_MAX) bytes.
     Glob(String),
 }
 

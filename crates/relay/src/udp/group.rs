@@ -7,7 +7,7 @@ use crate::room::Room;
 use crate::service::Stage;
 use socket2::Socket;
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -16,9 +16,9 @@ use tokio::sync::{mpsc, watch};
 #[derive(Debug)]
 pub(crate) struct Group {
     live: watch::Sender<Live>,
+    quota: Arc<Quota>,
     bells: Vec<Arc<Bell>>,
-    /// Each hands its socket back in the end; see [`worker::run`].
-    threads: Vec<JoinHandle<Option<Socket>>>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 impl Group {
@@ -42,26 +42,40 @@ impl Group {
         let max_sessions = room.sessions(&binding.relay.plan);
         let quota = Arc::new(Quota::new(max_sessions, bells.clone()));
         let live = Live { stage: Stage::Running, binding: Arc::new(binding) };
-        let mut group = Self { live: watch::channel(live).0, bells, threads: Vec::new() };
+        let live = watch::channel(live).0;
+        let mut group = Self { live, quota, bells, threads: Vec::new() };
+        // Sockets of workers that have ended, closed with the last; see [`worker::run`].
+        let ended = Arc::new(Mutex::new(Vec::new()));
         for (number, socket) in sockets.into_iter().enumerate() {
-            let (live, quota) = (group.live.subscribe(), Arc::clone(&quota));
+            let (live, quota) = (group.live.subscribe(), Arc::clone(&group.quota));
             let setup = Setup { number, live, quota, busy_poll };
             let (bell, alive) = (Arc::clone(&group.bells[number]), alive.clone());
+            let ended = Arc::clone(&ended);
             let work = move || {
-                let ended = worker::run(setup, socket, &bell);
-                drop(alive);
-                ended
-                    .map_err(|error| tracing::error!(worker = number, %error, "worker failed"))
-                    .ok()
+                match worker::run(setup, socket, &bell) {
+                    Ok(socket) => {
+                        ended.lock().unwrap_or_else(PoisonError::into_inner).push(socket);
+                    }
+                    Err(error) => tracing::error!(worker = number, %error, "worker failed"),
+                }
+                drop((ended, alive));
             };
             let thread = std::thread::Builder::new().name(format!("relay-{number}")).spawn(work);
-            group.threads.push(thread.map_err(|source| Error::Worker { worker: number, source })?);
+            match thread {
+                Ok(thread) => group.threads.push(thread),
+                Err(source) => {
+                    group.cancel();
+                    return Err(Error::Worker { worker: number, source });
+                }
+            }
         }
         Ok(group)
     }
 
-    /// A reload: what new sessions go by, and how long running ones may be silent.
-    pub(crate) fn rebind(&self, binding: Binding) {
+    /// A reload: what new sessions go by and how many there may be, and how long running ones may
+    /// be silent.
+    pub(crate) fn rebind(&self, binding: Binding, room: &Room) {
+        self.quota.resize(room.sessions(&binding.relay.plan));
         self.live.send_modify(|live| live.binding = Arc::new(binding));
         self.ring();
     }
@@ -81,10 +95,15 @@ impl Group {
         self.threads.iter().all(JoinHandle::is_finished)
     }
 
+    /// Ends at once, its sessions too; then its address is free.
+    pub(crate) fn cancel(self) {
+        self.tell(Stage::Cut);
+        self.join();
+    }
+
     /// Waits for the workers. A panic was printed by its own thread.
     pub(crate) fn join(self) {
-        let sockets: Vec<_> = self.threads.into_iter().map(JoinHandle::join).collect();
-        // Only now: see [`worker::run`].
-        drop(sockets);
+        let ended: Vec<_> = self.threads.into_iter().map(JoinHandle::join).collect();
+        drop(ended);
     }
 }

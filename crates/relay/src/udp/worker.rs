@@ -41,7 +41,7 @@ impl Bell {
 /// The sessions that all workers may have together.
 #[derive(Debug)]
 pub(super) struct Quota {
-    max: u64,
+    max: AtomicU64,
     live: AtomicU64,
     /// Workers without a session that want one, while all are taken.
     wanted: AtomicU64,
@@ -50,12 +50,23 @@ pub(super) struct Quota {
 
 impl Quota {
     pub(super) fn new(max: u64, bells: Vec<Arc<Bell>>) -> Self {
-        Self { max, live: AtomicU64::new(0), wanted: AtomicU64::new(0), bells }
+        Self { max: AtomicU64::new(max), live: AtomicU64::new(0), wanted: AtomicU64::new(0), bells }
+    }
+
+    /// Of more than that none ends at once: they make room for the next new one.
+    pub(super) fn resize(&self, max: u64) {
+        self.max.store(max, Ordering::Relaxed);
     }
 
     fn take(&self) -> bool {
-        let more = |live| (live < self.max).then_some(live + 1);
+        let max = self.max.load(Ordering::Relaxed);
+        let more = |live| (live < max).then_some(live + 1);
         self.live.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+    }
+
+    /// There are more than a reload allows.
+    fn is_exceeded(&self) -> bool {
+        self.live.load(Ordering::Relaxed) > self.max.load(Ordering::Relaxed)
     }
 
     fn give(&self) {
@@ -319,6 +330,9 @@ impl Worker<'_> {
         }
         if self.stage != Stage::Running {
             return None;
+        }
+        while self.setup.quota.is_exceeded() && self.table.len() > 0 {
+            self.evict();
         }
         if !self.setup.quota.take() {
             if self.table.len() == 0 {

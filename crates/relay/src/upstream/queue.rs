@@ -131,7 +131,10 @@ impl Queue {
 
     fn enter(&self, waiter: Waiter) -> Entered {
         let mut spare = Spare::new();
-        let entered = self.state().enter(waiter, &mut spare, &self.waiting);
+        let look = |waiter: &Waiter, spare: &mut Spare| {
+            waiter.upstream.choose(waiter.client, &waiter.tried, spare)
+        };
+        let entered = self.state().enter(waiter, look, &mut spare, &self.waiting);
         drop(spare);
         entered
     }
@@ -143,13 +146,18 @@ enum Entered {
 }
 
 impl State {
-    fn enter(&mut self, waiter: Waiter, spare: &mut Spare, waiting: &AtomicUsize) -> Entered {
-        // Announced first: a place that is freed from here on is given out by whoever frees it.
-        waiting.store(self.waiters.len() + 1, Ordering::SeqCst);
-        // Then those who came before: what is free now may have been freed for them.
+    fn enter(
+        &mut self,
+        waiter: Waiter,
+        look: impl FnOnce(&Waiter, &mut Spare) -> Choice,
+        spare: &mut Spare,
+        waiting: &AtomicUsize,
+    ) -> Entered {
+        // First those who came before: what is free now may have been freed for them.
         self.serve(Change::Room, spare, waiting);
+        // Announced before the look: a place that is freed behind it is given out by whoever frees it.
         waiting.store(self.waiters.len() + 1, Ordering::SeqCst);
-        let served = match waiter.upstream.choose(waiter.client, &waiter.tried, spare) {
+        let served = match look(&waiter, spare) {
             Choice::Place(place) => Some(Ok(place)),
             Choice::None(why) => Some(Err(why)),
             Choice::Full if self.waiters.len() >= waiter.upstream.plan().queue_max => {
@@ -207,5 +215,82 @@ impl Drop for Leave<'_> {
         drop(state);
         // Outside the lock: it may be the last that holds its upstream.
         drop(left);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! What only happens between two steps of two threads, one after the other.
+
+    use super::super::tests::{CLIENT, limited, plan, polled, upstream};
+    use super::*;
+
+    fn waiter(upstream: &Arc<Upstream>) -> (Waiter, oneshot::Receiver<Result<Place, NoPlace>>) {
+        let (tell, told) = oneshot::channel();
+        let (tried, upstream) = (Tried::default(), Arc::clone(upstream));
+        (Waiter { client: CLIENT, tried, upstream, tell }, told)
+    }
+
+    #[track_caller]
+    fn waits(upstream: &Arc<Upstream>, waiter: Waiter) {
+        assert!(matches!(upstream.queue.enter(waiter), Entered::Waits(_)));
+    }
+
+    #[test]
+    fn a_place_for_one_that_has_just_gone_is_the_next_ones() {
+        let upstream = upstream(plan(&[limited("a", 1)]));
+        let place = upstream.pick(CLIENT, &mut Tried::default());
+        let [(first, gone), (second, mut told)] = [waiter(&upstream), waiter(&upstream)];
+        waits(&upstream, first);
+        waits(&upstream, second);
+        // It has not left the queue yet.
+        drop(gone);
+        drop(place);
+        assert!(matches!(told.try_recv(), Ok(Ok(_))));
+        assert_eq!(upstream.servers()[0].sessions(), 0);
+        assert_eq!(upstream.queued(), 0);
+    }
+
+    /// Otherwise a place that is freed right behind the look stays free while it waits.
+    #[test]
+    fn a_waiter_is_announced_before_it_looks() {
+        let upstream = upstream(plan(&[limited("a", 1)]));
+        let queue = &upstream.queue;
+        let (first, _told) = waiter(&upstream);
+        let mut seen = 0;
+        let look = |_: &Waiter, _: &mut Spare| {
+            seen = queue.waiting();
+            Choice::Full
+        };
+        let entered = queue.state().enter(first, look, &mut Spare::new(), &queue.waiting);
+        assert!(matches!(entered, Entered::Waits(_)));
+        assert_eq!((seen, queue.waiting()), (1, 1));
+    }
+
+    #[test]
+    fn a_place_that_is_free_and_not_given_out_yet_is_the_first_waiters() {
+        let upstream = upstream(plan(&[limited("a", 1)]));
+        let place = upstream.pick(CLIENT, &mut Tried::default());
+        let [(first, mut told), (second, _told)] = [waiter(&upstream), waiter(&upstream)];
+        waits(&upstream, first);
+        upstream.servers()[0].free_unserved();
+        waits(&upstream, second);
+        assert!(matches!(told.try_recv(), Ok(Ok(_))));
+        // Its session has been taken out already.
+        std::mem::forget(place);
+    }
+
+    #[tokio::test]
+    async fn a_place_that_is_free_and_not_given_out_yet_is_not_a_newcomers() {
+        let upstream = upstream(plan(&[limited("a", 1)]));
+        let place = upstream.pick(CLIENT, &mut Tried::default());
+        let (first, mut told) = waiter(&upstream);
+        waits(&upstream, first);
+        upstream.servers()[0].free_unserved();
+        let mut tried = Tried::default();
+        let mut newcomer = Box::pin(upstream.place(CLIENT, &mut tried));
+        assert!(polled(&mut newcomer).is_pending());
+        assert!(matches!(told.try_recv(), Ok(Ok(_))));
+        std::mem::forget(place);
     }
 }

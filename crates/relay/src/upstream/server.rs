@@ -325,6 +325,14 @@ impl Server {
     }
 }
 
+#[cfg(test)]
+impl Server {
+    /// Half of what ends a session: it is counted out, and those who wait have not been looked at.
+    pub(super) fn free_unserved(&self) {
+        self.state.sessions.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 /// What a server is to a session, better ones first: a full one that is no backup is waited for
 /// before a backup is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -44,9 +44,7 @@ impl Server for TestServer {
 /// What a record said.
 #[derive(Clone, Debug)]
 pub struct Line {
-    pub method: String,
     pub target: String,
-    pub host: String,
     pub status: Option<u16>,
     pub server: Option<String>,
     pub is_reused: bool,
@@ -131,9 +129,7 @@ impl Site for TestSite {
 
     fn account(&self, record: &Record<'_>) {
         let line = Line {
-            method: record.method.into(),
             target: record.target.into(),
-            host: record.host.into(),
             status: record.status,
             server: record.server.map(Into::into),
             is_reused: record.is_reused,

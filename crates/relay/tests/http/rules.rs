@@ -1,1 +1,84 @@
-//! TODO
+//! Rules that answer, route and edit.
+
+use crate::harness::*;
+use sosplice_relay::plan::{
+    Action, Condition, HeaderEdit, HttpPlan, Match, PathMatch, Rule, SetOrAdd, UpstreamId,
+};
+
+fn rule(name: &str, prefix: &str, action: Option<Action>) -> Rule {
+    let test = Match::Path(PathMatch::Prefix(prefix.into()));
+    Rule {
+        name: name.into(),
+        conditions: vec![Condition { test, is_negated: false }],
+        action,
+        request_edits: vec![],
+        response_edits: vec![],
+    }
+}
+
+fn put(name: &str, value: &str) -> HeaderEdit {
+    HeaderEdit::Put { how: SetOrAdd::Set, name: name.into(), value: value.into() }
+}
+
+#[tokio::test]
+async fn a_rule_answers_routes_and_edits() {
+    let mut edits = rule("edits", "/", None);
+    edits.request_edits = vec![put("X-Client", "{client}")];
+    edits.response_edits =
+        vec![put("Server", "none"), HeaderEdit::Remove { name: "x-debug".into() }];
+    let block = Action::Block { status: 403, body: "not here\n".into() };
+    let redirect = Action::Redirect { status: 308, location: "https://{host}{path}{query}".into() };
+    let rules = vec![
+        edits,
+        rule("admin", "/admin", Some(block)),
+        rule("old", "/old", Some(redirect)),
+        rule("api", "/api", Some(Action::Route(UpstreamId(1)))),
+    ];
+    let http = HttpPlan { rules, forwarded_for: true, ..HttpPlan::default() };
+    let bench = Bench::with(plan(http), 2).await;
+    let mut client = bench.client().await;
+    let blocked = "HTTP/1.1 403 Forbidden\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 9\r\n\r\n";
+    // The body is passed over, not taken for a request.
+    send(&mut client, "POST /admin HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nGET ").await;
+    expect(&mut client, &format!("{blocked}not here\n")).await;
+    send(&mut client, "HEAD /%61dmin/x HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    expect(&mut client, blocked).await;
+    send(&mut client, "GET /old/x?y=z HTTP/1.1\r\nHost: a:80\r\n\r\n").await;
+    expect(
+        &mut client,
+        "HTTP/1.1 308 Permanent Redirect\r\nLocation: https://a/old/x?y=z\r\nContent-Length: 0\r\n\r\n",
+    )
+    .await;
+    for (path, at) in [("/api/x", 1), ("/other", 0)] {
+        send(&mut client, format!("GET {path} HTTP/1.1\r\nHost: a\r\nX-Client: forged\r\n\r\n"))
+            .await;
+        let mut server = bench.server_at(at).await;
+        let head = format!(
+            "GET {path} HTTP/1.1\r\nHost: a\r\nX-Client: 127.0.0.1\r\nX-Forwarded-For: 127.0.0.1\r\n\r\n"
+        );
+        expect(&mut server, &head).await;
+        send(
+            &mut server,
+            "HTTP/1.1 200 OK\r\nServer: s\r\nX-Debug: 1\r\nContent-Length: 0\r\n\r\n",
+        )
+        .await;
+        expect(&mut client, "HTTP/1.1 200 OK\r\nServer: none\r\nContent-Length: 0\r\n\r\n").await;
+    }
+    let decided: Vec<_> = [
+        (Some("admin"), Some(403), vec![0, 1], 9),
+        (Some("admin"), Some(403), vec![0, 1], 0),
+        (Some("old"), Some(308), vec![0, 2], 0),
+        (Some("api"), Some(200), vec![0, 3], 0),
+        (None, Some(200), vec![0], 0),
+    ]
+    .into();
+    for (place, (rule, status, matched, len)) in decided.into_iter().enumerate() {
+        let line = bench.line(place).await;
+        assert_eq!((line.rule.as_deref(), line.status, line.matched), (rule, status, matched));
+        assert_eq!((line.response.copy, line.fault), (len, None));
+    }
+    // A large body is not waited for.
+    send(&mut client, "POST /admin HTTP/1.1\r\nHost: a\r\nContent-Length: 400000\r\n\r\nGET ")
+        .await;
+    assert!(whole_rest(&mut client).await.contains("\r\nConnection: close\r\n"));
+}

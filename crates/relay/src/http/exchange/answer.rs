@@ -111,7 +111,7 @@ impl<S: Site> Exchange<'_, S> {
             let news = within(
                 limit,
                 poll_fn(|cx| {
-                    if let Poll::Ready(read) = poll_recv(server, input.more_room(READ_LEN), cx) {
+                    if let Poll::Ready(read) = poll_recv(server, input, READ_LEN, cx) {
                         return Poll::Ready(News::Server(read));
                     }
                     side.poll(cx).map(News::Client)
@@ -121,7 +121,7 @@ impl<S: Site> Exchange<'_, S> {
                 Ok(News::Server(Ok(0))) => {
                     return Err(self.missed(input, interims, Fault::ServerClosed));
                 }
-                Ok(News::Server(Ok(len))) => input.added(len),
+                Ok(News::Server(Ok(_))) => {}
                 Ok(News::Server(Err(error))) => {
                     return Err(self.missed(input, interims, Fault::ServerFailed(error)));
                 }

@@ -90,6 +90,7 @@ impl<S: Site> Exchange<'_, S> {
         }
         let ends_by_close = matches!(rest, Some(Rest::UntilClose));
         if let Some(rest) = rest {
+            input.rest();
             let passage = Passage {
                 source: server,
                 input: &mut *input,
@@ -138,6 +139,7 @@ impl<S: Site> Exchange<'_, S> {
                 return Next::Close;
             }
         }
+        input.rest();
         let limits = Limits { max: None, idle: self.idle(), engine: self.relay.engine };
         // Both are stream sockets by construction.
         let Ok(both) = Both::new(self.client, server, limits, OnMax::EndBoth) else {
@@ -202,10 +204,16 @@ async fn carry_beside(
         if let Poll::Ready(result) = carry.as_mut().poll(cx) {
             return Poll::Ready(result);
         }
-        // How the request ends matters no more: the answer is there. What ends the client ends
-        // the answer too.
-        while matches!(side, Side::Uploading { .. }) && side.poll(cx).is_ready() {}
-        Poll::Pending
+        loop {
+            match side.poll(cx) {
+                Poll::Ready(Err(Stop::SourceFailed(error))) => {
+                    return Poll::Ready(Err(Stop::DrainFailed(error)));
+                }
+                // How else the request ends matters no more: the answer is there.
+                Poll::Ready(_) => {}
+                Poll::Pending => return Poll::Pending,
+            }
+        }
     })
     .await
 }

@@ -45,3 +45,17 @@ fn a_disabled_server_keeps_its_sessions_and_is_not_told_drained() {
     drop(place);
     assert_eq!((log.take().len(), a.admin()), (1, Admin::Disabled));
 }
+
+/// Chosen before a drain, counted after it. The place is put aside and not dropped at once: the queue
+/// may be locked.
+#[test]
+fn a_session_that_is_just_coming_to_a_drained_server_goes_elsewhere() {
+    let upstream = upstream(plan(&[server("a")]));
+    let a = &upstream.servers()[0];
+    a.set_admin(Admin::Draining);
+    let mut spare = Spare::new();
+    assert!(a.count_in(1, &mut spare).is_none());
+    assert_eq!((spare.len(), a.sessions()), (1, 1));
+    drop(spare);
+    assert_eq!((a.sessions(), a.total(), a.admin()), (0, 0, Admin::Drained));
+}

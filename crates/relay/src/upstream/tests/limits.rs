@@ -269,3 +269,15 @@ async fn who_cannot_wait_gets_nothing_from_full_servers() {
     drop(place);
     assert!(upstream.pick(CLIENT, &mut Tried::default()).is_some());
 }
+
+/// Two sessions have both seen the last place.
+#[test]
+fn a_limit_holds_for_those_who_come_at_once() {
+    let upstream = upstream(plan(&[limited("a", 1)]));
+    let a = &upstream.servers()[0];
+    let mut spare = Spare::new();
+    let first = a.count_in(1, &mut spare);
+    assert!(first.is_some());
+    assert!(a.count_in(2, &mut spare).is_none());
+    assert_eq!((spare.len(), a.sessions()), (0, 1));
+}

@@ -95,6 +95,6 @@ fn name(result: &Result<Place, NoPlace>) -> Result<&str, NoPlace> {
 }
 
 /// One poll, with nobody to wake.
-fn polled<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
+pub(super) fn polled<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
     std::pin::Pin::new(future).poll(&mut Context::from_waker(Waker::noop()))
 }
