@@ -324,7 +324,7 @@ fn failed_sides(ends: &BothEnds) -> (bool, bool) {
 }
 
 /// Waits until the peer has everything, or takes nothing more for [`SETTLE`].
-async fn settled(socket: &Registered) {
+pub(crate) async fn settled(socket: &Registered) {
     let (mut left, mut since) = (usize::MAX, Instant::now());
     loop {
         // Reset by its peer meanwhile: there is nobody left to wait for.

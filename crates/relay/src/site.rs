@@ -48,6 +48,10 @@ impl http::Server for Server {
         self.idle_connections_max
     }
 
+    fn epoch(&self) -> u64 {
+        self.epoch()
+    }
+
     fn carried(&self, request: u64, response: u64) {
         self.carried(request, response);
     }

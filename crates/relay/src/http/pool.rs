@@ -32,6 +32,8 @@ struct Shelf<V> {
 #[derive(Debug)]
 struct Unused {
     socket: Registered,
+    /// Of the server when it was connected.
+    epoch: u64,
     until: Instant,
 }
 
@@ -49,13 +51,17 @@ impl<V: Send + Sync + 'static> Pool<V> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A connection to that very server, if there is one. With `look` the kernel is asked too:
+    /// A connection to that very server, if there is one that was made in this epoch. With `look` the kernel is asked too:
     /// for a request that cannot be repeated.
-    pub(super) fn take(&self, server: &Arc<V>, look: bool) -> Option<Registered> {
+    pub(super) fn take(&self, server: &Arc<V>, epoch: u64, look: bool) -> Option<Registered> {
         let mut shelves = self.shelves();
         let shelf = shelves.shelves.iter_mut().find(|shelf| Arc::ptr_eq(&shelf.server, server))?;
-        while let Some(Unused { socket, until }) = shelf.unused.pop() {
-            if until > Instant::now() && is_quiet(&socket) && !(look && has_news(&socket)) {
+        while let Some(Unused { socket, epoch: made, until }) = shelf.unused.pop() {
+            if made == epoch
+                && until > Instant::now()
+                && is_quiet(&socket)
+                && !(look && has_news(&socket))
+            {
                 return Some(socket);
             }
         }
@@ -67,14 +73,14 @@ impl<V: Send + Sync + 'static> Pool<V> {
     pub(super) fn give(
         self: &Arc<Self>,
         server: &Arc<V>,
+        epoch: u64,
         socket: Registered,
-        keep: Duration,
-        max: usize,
+        (keep, max): (Duration, usize),
     ) {
         if max == 0 {
             return;
         }
-        let unused = Unused { socket, until: Instant::now() + keep };
+        let unused = Unused { socket, epoch, until: Instant::now() + keep };
         let mut shelves = self.shelves();
         if !std::mem::replace(&mut shelves.is_swept, true) {
             tokio::spawn(sweep(Arc::downgrade(self)));
@@ -153,7 +159,7 @@ mod tests {
 
     fn keep(pool: &Arc<Pool<u8>>, server: &Arc<u8>, keep: Duration) -> TcpStream {
         let (near, far) = pair();
-        pool.give(server, near, keep, 8);
+        pool.give(server, 7, near, (keep, 8));
         far
     }
 
@@ -163,9 +169,9 @@ mod tests {
     async fn a_server_gets_its_own_connections_and_no_equal_ones() {
         let (pool, server, equal) = (Arc::default(), Arc::new(1), Arc::new(1));
         let _far = keep(&pool, &server, HOUR);
-        assert!(pool.take(&equal, false).is_none());
-        assert!(pool.take(&server, false).is_some());
-        assert!(pool.take(&server, false).is_none() && pool.is_empty());
+        assert!(pool.take(&equal, 7, false).is_none());
+        assert!(pool.take(&server, 7, false).is_some());
+        assert!(pool.take(&server, 7, false).is_none() && pool.is_empty());
     }
 
     /// No await comes between: the runtime cannot know of the close yet.
@@ -173,16 +179,25 @@ mod tests {
     async fn the_kernel_knows_of_a_close_before_the_runtime_does() {
         let (pool, server) = (Arc::default(), Arc::new(1));
         drop(keep(&pool, &server, HOUR));
-        assert!(pool.take(&server, true).is_none());
+        assert!(pool.take(&server, 7, true).is_none());
         drop(keep(&pool, &server, HOUR));
-        assert!(pool.take(&server, false).is_some(), "else this test shows nothing");
+        assert!(pool.take(&server, 7, false).is_some(), "else this test shows nothing");
     }
 
     #[tokio::test]
     async fn an_old_one_is_not_taken() {
         let (pool, server) = (Arc::default(), Arc::new(1));
         let _far = keep(&pool, &server, Duration::ZERO);
-        assert!(pool.take(&server, false).is_none());
+        assert!(pool.take(&server, 7, false).is_none());
+    }
+
+    /// The name of its server has other addresses meanwhile.
+    #[tokio::test]
+    async fn one_of_an_earlier_epoch_is_not_taken() {
+        let (pool, server) = (Arc::default(), Arc::new(1));
+        let _far = keep(&pool, &server, HOUR);
+        assert!(pool.take(&server, 8, false).is_none());
+        assert!(pool.is_empty());
     }
 
     #[tokio::test]

@@ -76,6 +76,12 @@ pub trait Server: Send + Sync + 'static {
     /// Unused connections that a worker may keep to it.
     fn idle_connections_max(&self) -> usize;
 
+    /// Another number whenever its addresses have changed: connections of an earlier epoch are
+    /// used for no further request.
+    fn epoch(&self) -> u64 {
+        0
+    }
+
     /// A request has ended that brought it so many bytes of body, and so many of its answer's.
     fn carried(&self, request: u64, response: u64) {
         let _ = (request, response);

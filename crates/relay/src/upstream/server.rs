@@ -67,6 +67,8 @@ pub(super) struct State {
     number: usize,
     upstream: String,
     addrs: Mutex<Arc<[SocketAddr]>>,
+    /// Counts the changes of the addresses.
+    epoch: AtomicU64,
     admin: AtomicU8,
     pub(super) health: Health,
     sessions: AtomicU64,
@@ -93,6 +95,7 @@ impl State {
             number,
             upstream: upstream.to_owned(),
             addrs: Mutex::new(addrs.into()),
+            epoch: AtomicU64::new(0),
             admin: AtomicU8::new(Admin::Enabled as u8),
             health: Health::new(),
             sessions: AtomicU64::new(0),
@@ -156,6 +159,11 @@ impl Server {
         Arc::clone(&lock(&self.state.addrs))
     }
 
+    /// Another one whenever the addresses have changed.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.state.epoch.load(Ordering::Relaxed)
+    }
+
     /// Whether they are others than before. Another order is not: resolvers turn their answers.
     pub(super) fn set_addrs(&self, addrs: Vec<SocketAddr>) -> bool {
         let mut current = lock(&self.state.addrs);
@@ -167,6 +175,7 @@ impl Server {
         let changed = !addrs.is_empty() && sorted(&current) != sorted(&addrs);
         if changed {
             *current = addrs.into();
+            self.state.epoch.fetch_add(1, Ordering::Relaxed);
         }
         changed
     }

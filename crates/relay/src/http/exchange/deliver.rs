@@ -13,6 +13,7 @@ use crate::http::record::Fault;
 use crate::http::refusal::Refusal;
 use crate::http::side::Side;
 use crate::http::site::Site;
+use crate::session::settled;
 use sosplice::sys;
 use sosplice::tokio::{Both, Registered};
 use sosplice::{BothEnds, Carried, Cause, Limits, OnMax};
@@ -133,13 +134,19 @@ impl<S: Site> Exchange<'_, S> {
         let Ok(both) = Both::new(self.client, server, limits, OnMax::EndBoth) else {
             return Next::Close;
         };
-        let mut tunnel = Tunnel { both: Some(Box::new(both.closing())), ledger };
+        let both = both.closing().half_closed(self.relay.timeouts.half_closed);
+        let mut tunnel = Tunnel { both: Some(Box::new(both)), ledger };
         poll_fn(|cx| tunnel.both.as_mut().map_or(Poll::Ready(()), |both| both.poll_done(cx))).await;
         let fault = tunnel.end();
         drop(tunnel);
-        let is_whole = fault.is_none();
         for unfinished in &mut resets {
-            unfinished.resets = !is_whole;
+            unfinished.resets = fault.is_some();
+        }
+        // First it gets what was sent to it, which a reset would throw away.
+        match &fault {
+            Some(Fault::ClientFailed(_) | Fault::ClientClosed) => settled(server).await,
+            Some(Fault::Truncated | Fault::TruncatedBy(_)) => settled(self.client).await,
+            _ => {}
         }
         ledger.is_over = true;
         ledger.fault = fault;

@@ -13,6 +13,8 @@ use std::sync::Arc;
 pub(super) struct Link<S: Site> {
     pub(super) socket: Registered,
     place: S::Place,
+    /// Of the server when it was connected.
+    epoch: u64,
     /// It has carried another request before.
     pub(super) is_reused: bool,
 }
@@ -51,17 +53,18 @@ impl<S: Site> Exchange<'_, S> {
                 (_, no) => Fault::NoPlace(no),
             })?;
             let server = S::server(&place);
+            let epoch = server.epoch();
             ledger.server = Some(Arc::clone(server));
             if reuse != Reuse::No && self.pools() {
-                let unused = self.site.pool().take(server, reuse == Reuse::Looked);
+                let unused = self.site.pool().take(server, epoch, reuse == Reuse::Looked);
                 if let Some(socket) = unused {
                     ledger.is_reused = true;
-                    return Ok(Link { socket, place, is_reused: true });
+                    return Ok(Link { socket, place, epoch, is_reused: true });
                 }
             }
             ledger.is_reused = false;
             match self.site.connect(self.current, &place, self.peer).await {
-                Ok(socket) => return Ok(Link { socket, place, is_reused: false }),
+                Ok(socket) => return Ok(Link { socket, place, epoch, is_reused: false }),
                 Err(error) => search.last = Some(error),
             }
         }
@@ -77,10 +80,11 @@ impl<S: Site> Exchange<'_, S> {
     ) -> Result<Link<S>, Fault> {
         let Link { socket, place, .. } = link;
         drop(socket);
+        let epoch = S::server(&place).epoch();
         match self.site.connect(self.current, &place, self.peer).await {
             Ok(socket) => {
                 ledger.is_reused = false;
-                Ok(Link { socket, place, is_reused: false })
+                Ok(Link { socket, place, epoch, is_reused: false })
             }
             Err(error) => {
                 search.last = Some(error);
@@ -93,9 +97,9 @@ impl<S: Site> Exchange<'_, S> {
     /// Nothing is under way on the connection any more.
     pub(super) fn put_back(&self, link: Link<S>) {
         let server = S::server(&link.place);
-        if self.pools() && !self.site.is_stopping() {
+        if self.pools() && !self.site.is_stopping() && link.epoch == server.epoch() {
             let (keep, max) = (self.relay.timeouts.keep_alive, server.idle_connections_max());
-            self.site.pool().give(server, link.socket, keep, max);
+            self.site.pool().give(server, link.epoch, link.socket, (keep, max));
         }
     }
 
