@@ -433,11 +433,11 @@ impl Running {
     /// that is gone still use it: they end, for a session that is never silent would keep it for ever.
     /// Their clients have a new one with the next datagram.
     fn make_way(&mut self, graph: &Graph) {
-        for (wanted, _) in graph.datagram_listeners() {
-            for (_, group) in self.leaving.extract_if(.., |(key, _)| key.address == wanted.address)
-            {
-                group.cancel();
-            }
+        let wanted: Vec<_> = graph.datagram_listeners().map(|(key, _)| key.address).collect();
+        // Where the kernel chooses the port, nobody is in the way.
+        let is_wanted = |key: &ListenerKey| key.address.port() > 0 && wanted.contains(&key.address);
+        for (_, group) in self.leaving.extract_if(.., |(key, _)| is_wanted(key)) {
+            group.cancel();
         }
     }
 
