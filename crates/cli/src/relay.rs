@@ -14,12 +14,6 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A UDP session has no other end than silence.
-const UDP_IDLE: Duration = Duration::from_secs(60);
-
-/// With --http: unused connections that each worker keeps to each target.
-const IDLE_CONNECTIONS: usize = 32;
-
 /// Arguments of `sosplice relay`.
 #[derive(clap::Args)]
 pub struct Args {
@@ -48,7 +42,7 @@ pub struct Args {
     max: Option<u64>,
 
     /// End a connection when nothing moved either way for so long (as 90s, 5m) [default: none,
-    /// with --udp 60s]
+    /// with --udp and --http 60s]
     #[arg(long, value_name = "TIME", value_parser = time_limit)]
     idle: Option<Duration>,
 
@@ -197,21 +191,18 @@ impl Args {
         } else {
             Protocol::Tcp
         };
+        let listener = ListenerPlan { address: self.listen, accept_proxy_from: Vec::new() };
+        let plain = RelayPlan::new(String::new(), protocol, vec![listener]);
         let relay = RelayPlan {
-            name: String::new(),
-            protocol,
-            listeners: vec![ListenerPlan { address: self.listen, accept_proxy_from: Vec::new() }],
             upstream: (!upstreams.is_empty()).then_some(UpstreamId(0)),
-            max_connections: None,
-            max_per_client: None,
             send_proxy: self.proxy_protocol.map(|version| match version {
                 Version::V1 => ProxyVersion::V1,
                 Version::V2 => ProxyVersion::V2,
             }),
             timeouts: Timeouts {
                 connect: self.connect_timeout,
-                idle: self.idle.or(self.udp.then_some(UDP_IDLE)),
-                ..Timeouts::default()
+                idle: self.idle.or(plain.timeouts.idle),
+                ..plain.timeouts
             },
             max_bytes: self.max,
             engine: match self.engine {
@@ -220,6 +211,7 @@ impl Args {
                 Engine::Copy => EngineChoice::Copy,
             },
             congestion: self.congestion.map(Congestion),
+            ..plain
         };
         Plan {
             workers: self.workers.map_or_else(cores, usize::from),
@@ -243,8 +235,7 @@ impl Args {
             Policy::Source => Balance::Source,
         };
         let plan = UpstreamPlan::plain("targets", &self.targets, balance);
-        (!self.targets.is_empty())
-            .then_some(UpstreamPlan { idle_connections_max: IDLE_CONNECTIONS, ..plan })
+        (!self.targets.is_empty()).then_some(plan)
     }
 }
 

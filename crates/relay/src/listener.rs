@@ -7,8 +7,10 @@ use rustix::net::SocketFlags;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use sosplice::sys::Kind;
 use sosplice::tokio::{Registered, Socket as _};
+use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::OnceLock;
 use tokio::io::Interest;
 
 /// As many as the kernel allows: it caps this at net.core.somaxconn.
@@ -68,11 +70,25 @@ fn socket(addr: SocketAddr, shared: bool, congestion: Option<&Congestion>) -> io
 }
 
 /// A listening socket on a worker's runtime.
-pub(crate) struct Listener(Registered);
+pub(crate) struct Listener {
+    socket: Registered,
+    /// Dropped behind the socket.
+    closed: OnceLock<Closed>,
+}
+
+/// Gone when all that hold it are: who waits for that has the other end.
+pub(crate) type Closed = std::sync::mpsc::Sender<Infallible>;
 
 impl Listener {
     pub(crate) fn new(socket: Socket) -> io::Result<Self> {
-        Registered::with_kind(socket.into(), Kind::Tcp).map(Self)
+        let socket = Registered::with_kind(socket.into(), Kind::Tcp)?;
+        Ok(Self { socket, closed: OnceLock::new() })
+    }
+
+    /// Lets go of it when the socket is closed.
+    pub(crate) fn tell(&self, closed: Closed) {
+        // It is asked for once, when it goes.
+        let _ = self.closed.set(closed);
     }
 
     /// A reload: what further connections have. Those of whom the kernel has heard already keep
@@ -84,16 +100,16 @@ impl Listener {
         // It was checked, or is the system's own; and it is only the speed.
         let usual = || std::fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control");
         if let Some(name) = now.map(|now| now.0).or_else(|| usual().ok()) {
-            let _ = SockRef::from(&self.0).set_tcp_congestion(name.trim().as_bytes());
+            let _ = SockRef::from(&self.socket).set_tcp_congestion(name.trim().as_bytes());
         }
     }
 
     /// The next connection, non-blocking and close-on-exec.
     pub(crate) async fn accept(&self) -> io::Result<(OwnedFd, SocketAddr)> {
         loop {
-            match self.0.try_io(Interest::READABLE, || self.accept_now()) {
+            match self.socket.try_io(Interest::READABLE, || self.accept_now()) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.0.readable().await?
+                    self.socket.readable().await?
                 }
                 accepted => return accepted,
             }
@@ -106,7 +122,7 @@ impl Listener {
     /// WouldBlock where there is none, or what accept(2) says.
     pub(crate) fn accept_now(&self) -> io::Result<(OwnedFd, SocketAddr)> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let (fd, peer) = rustix::net::acceptfrom_with(&self.0, flags)?;
+        let (fd, peer) = rustix::net::acceptfrom_with(&self.socket, flags)?;
         let peer = peer.and_then(|any| SocketAddr::try_from(any).ok());
         Ok((fd, peer.unwrap_or(UNKNOWN)))
     }

@@ -1,6 +1,6 @@
 //! How a plan shares the limit on descriptors: what is fixed, then datagrams, then streams.
 
-use crate::budget::{self, Demand};
+use crate::budget::{self, BudgetError, Demand};
 use crate::error::Error;
 use crate::plan::{Plan, Protocol, RelayPlan};
 
@@ -17,6 +17,9 @@ const DATAGRAM_SHARE: u64 = 4;
 
 /// Of unused connections to HTTP servers: the same.
 const UNUSED_SHARE: u64 = 8;
+
+/// No limit is as high: where it would have to be, the search for it ends.
+const LIMIT_MAX: u64 = 1 << 40;
 
 /// What fits.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +50,36 @@ impl Room {
     }
 
     fn within(plan: &Plan, workers: u64, nofile: u64) -> Result<Self, Error> {
+        Self::fit(plan, workers, nofile).map_err(|error| {
+            // What a part of the limit is too low for is told of the whole.
+            let least = || Self::least(plan, workers, nofile);
+            Error::Budget(match error {
+                BudgetError::TooLow { nofile: part, .. } if part != nofile => {
+                    BudgetError::TooLow { nofile, workers, needed: least() }
+                }
+                BudgetError::TooMany { flag, asked, fits, nofile: part, .. } if part != nofile => {
+                    BudgetError::TooMany { flag, asked, fits, nofile, needed: least() }
+                }
+                whole => whole,
+            })
+        })
+    }
+
+    /// The least limit above `nofile` that does.
+    fn least(plan: &Plan, workers: u64, nofile: u64) -> u64 {
+        let fits = |nofile| Self::fit(plan, workers, nofile).is_ok();
+        let (mut low, mut high) = (nofile, nofile.max(1));
+        while !fits(high) && high < LIMIT_MAX {
+            high = high.saturating_mul(2);
+        }
+        while high - low > 1 {
+            let middle = low + (high - low) / 2;
+            *if fits(middle) { &mut high } else { &mut low } = middle;
+        }
+        high
+    }
+
+    fn fit(plan: &Plan, workers: u64, nofile: u64) -> Result<Self, BudgetError> {
         let is_udp = |relay: &&RelayPlan| matches!(relay.protocol, Protocol::Udp { .. });
         let relays = || plan.relays.iter().map(|relay| &**relay);
         let listeners = |relays: &mut dyn Iterator<Item = &RelayPlan>| -> u64 {

@@ -25,6 +25,9 @@ use tokio::runtime::{Handle, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 
+/// Workers that are so busy that a listener takes longer to go are not waited for.
+const CLOSE_WAIT: Duration = Duration::from_secs(1);
+
 /// What all workers read.
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -523,12 +526,13 @@ impl Running {
         // From here on nothing fails.
         self.gate.resize(Some(room.max_connections));
         graph.open_gates();
+        let (closed, all_closed) = std::sync::mpsc::channel();
         let mut streams = streams.into_iter();
         for orders in &self.orders {
             let bindings = graph.stream_listeners().collect();
             // A worker that has failed has said so.
-            let _ =
-                orders.send(Deployment { bindings, sockets: streams.next().unwrap_or_default() });
+            let (sockets, closed) = (streams.next().unwrap_or_default(), closed.clone());
+            let _ = orders.send(Deployment { bindings, sockets, closed });
         }
         let mut staying: HashMap<_, _> = graph.datagram_listeners().collect();
         for (key, group) in self.datagrams.drain() {
@@ -552,6 +556,9 @@ impl Running {
             .map(|(key, _)| key)
             .collect();
         self.bound.retain(|key, _| stay.contains(key));
+        // So that the next reload, or another process, can have the addresses. Nothing is ever sent.
+        drop(closed);
+        let _ = all_closed.recv_timeout(CLOSE_WAIT);
         graph.upstreams.take_over(&self.graph.upstreams);
         self.graph = graph;
         self.room = room;

@@ -4,7 +4,7 @@ use crate::dial::{self, Failed, Peer};
 use crate::graph::{Binding, Clients, OneOfClient};
 use crate::http;
 use crate::live::{Entry, Live};
-use crate::plan::Protocol;
+use crate::plan::{Protocol, Timeouts};
 use crate::proxy;
 use crate::site;
 use crate::upstream::{Place, Tried, Unconnected};
@@ -254,7 +254,9 @@ impl Session<'_> {
     /// socket is returned, gets what was sent to it, which a reset would throw away.
     fn end(&mut self) -> Option<&Registered> {
         let ends = self.both.take()?.into_ends();
-        self.account(&ends, &ends.cause());
+        let cause = ends.cause();
+        let is_half_closed = is_half_closed(&ends, &self.binding.relay.plan.timeouts);
+        self.account(&ends, if is_half_closed { &"half-closed" } else { &cause });
         let (client_failed, upstream_failed) = failed_sides(&ends);
         if client_failed || upstream_failed {
             self.reset();
@@ -301,6 +303,14 @@ impl Session<'_> {
             "connection closed"
         );
     }
+}
+
+/// Whether it was ended because one side had ended and the other was silent for too long. Both
+/// limits are on silence, so that the shorter one has come first.
+fn is_half_closed(ends: &BothEnds, timeouts: &Timeouts) -> bool {
+    let (up, down) = (ends.a_to_b.cause, ends.b_to_a.cause);
+    let limit = timeouts.half_closed.unwrap_or(Duration::MAX);
+    (up == Cause::Idle) != (down == Cause::Idle) && limit <= timeouts.idle.unwrap_or(limit)
 }
 
 /// Which of client and upstream failed.

@@ -3,7 +3,7 @@
 use crate::gate::{Gate, Inside};
 use crate::graph::{Binding, ListenerKey, Tally};
 use crate::http::Pool;
-use crate::listener::Listener;
+use crate::listener::{Closed, Listener};
 use crate::live::{Registry, Sessions};
 use crate::origin;
 use crate::plan::Protocol;
@@ -46,6 +46,8 @@ pub(crate) struct Deployment {
     pub(crate) bindings: Vec<(ListenerKey, Binding)>,
     /// Those of them that are new.
     pub(crate) sockets: Vec<(ListenerKey, Socket)>,
+    /// For those that go.
+    pub(crate) closed: Closed,
 }
 
 /// What the sessions of one worker share.
@@ -170,7 +172,7 @@ impl Worker {
         listening: &mut HashMap<ListenerKey, Listening>,
         deployment: Deployment,
     ) -> io::Result<()> {
-        let Deployment { bindings, sockets } = deployment;
+        let Deployment { bindings, sockets, closed } = deployment;
         let mut bindings: HashMap<_, _> = bindings.into_iter().collect();
         listening.retain(|key, Listening { slot, listener }| {
             let binding = bindings.remove(key);
@@ -178,6 +180,9 @@ impl Worker {
             if let (Some(now), Some(before)) = (&binding, slot.binding()) {
                 let congestion = |binding: &Binding| binding.relay.plan.congestion.clone();
                 listener.set_congestion(congestion(&before), congestion(now));
+            }
+            if !stays {
+                listener.tell(closed.clone());
             }
             slot.set(binding);
             stays

@@ -33,6 +33,8 @@ impl Server for OneServer {
     fn idle_connections_max(&self) -> usize {
         4
     }
+
+    fn carried(&self, _up: u64, _down: u64) {}
 }
 
 struct TestSite {

@@ -77,7 +77,7 @@ impl Child {
     ) -> Result<(), Error> {
         // 0A is TCP_LISTEN; 07 is TCP_CLOSE, as an unconnected UDP socket has it.
         let (table, state) = match protocol {
-            Protocol::Tcp => ("tcp", "0A"),
+            Protocol::Tcp | Protocol::Http => ("tcp", "0A"),
             Protocol::Udp => ("udp", "07"),
         };
         let wanted = format!("{} 00000000:0000 {state}", proc_address(address, port));

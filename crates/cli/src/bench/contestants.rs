@@ -1,9 +1,7 @@
-//! How each contestant is started: command line, configuration, package.
-//!
-//! Peers run as their documentation says for a plain proxy: as many
-//! workers as the machine has processors (two here), no logs, timeouts out of
-//! the way, all else at the default. A peer slowed by its configuration would
-//! make a good-looking table and a false one.
+//! How each contestant is started: command line and package; [`config`] is what the peers that
+//! have one are configured to do.
+
+mod config;
 
 use std::net::SocketAddrV4;
 use std::path::{Path, PathBuf};
@@ -11,9 +9,7 @@ use std::path::{Path, PathBuf};
 use super::Error;
 use super::netns::{Lab, installed};
 use super::workload::{Protocol, Workload};
-
-/// Where Debian's libnginx-mod-stream puts its module.
-const NGINX_STREAM: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
+use config::{connections_max, sessions_max};
 
 /// One way from the client to the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,7 +30,7 @@ pub enum Contestant {
         /// `option splice-auto`, or `nosplice`.
         splice: bool,
     },
-    /// nginx with its stream module.
+    /// nginx, for streams and datagrams with its stream module.
     Nginx,
     /// socat, a process a connection or session.
     Socat,
@@ -57,6 +53,9 @@ pub const TCP_PEERS: &str = "forward,haproxy-splice,haproxy-copy,nginx,socat";
 /// What is measured of UDP when nobody says otherwise. HAProxy cannot relay it.
 pub const UDP_PEERS: &str = "forward,plain,nginx,socat";
 
+/// What is measured of HTTP when nobody says otherwise.
+pub const HTTP_PEERS: &str = "forward,haproxy-splice,haproxy-copy,nginx";
+
 /// Every name that `--peers` knows; `haproxy` is short for both of its kind.
 fn known(protocol: Protocol) -> &'static [&'static str] {
     match protocol {
@@ -73,6 +72,17 @@ fn known(protocol: Protocol) -> &'static [&'static str] {
             "none",
         ],
         Protocol::Udp => &["forward", "sosplice-copy", "plain", "nginx", "socat", "none"],
+        Protocol::Http => &[
+            "forward",
+            "sosplice-copy",
+            "sosplice-pipe",
+            "sosplice-reno",
+            "haproxy",
+            "haproxy-splice",
+            "haproxy-copy",
+            "nginx",
+            "none",
+        ],
     }
 }
 
@@ -145,14 +155,16 @@ impl Contestant {
     }
 
     /// Whether it can run here.
-    pub fn available(&self) -> Result<(), Error> {
+    pub fn available(&self, protocol: Protocol) -> Result<(), Error> {
         let missing = |program, package| Err(Error::NotInstalled { program, package });
         match self {
             Contestant::Haproxy { .. } if !installed("haproxy") => missing("haproxy", "haproxy"),
             Contestant::Nginx if !installed("nginx") => {
                 missing("nginx", "nginx libnginx-mod-stream")
             }
-            Contestant::Nginx if !Path::new(NGINX_STREAM).exists() => {
+            Contestant::Nginx
+                if protocol != Protocol::Http && !Path::new(config::NGINX_STREAM).exists() =>
+            {
                 missing("nginx's stream module", "libnginx-mod-stream")
             }
             Contestant::Socat if !installed("socat") => missing("socat", "socat"),
@@ -170,7 +182,7 @@ impl Contestant {
     pub fn held(&self, workload: Workload, descriptors: u64) -> u64 {
         match (self, workload.protocol()) {
             (Contestant::Socat, _) => 300,
-            (_, Protocol::Tcp) => connections_max(descriptors).min(10_000),
+            (_, Protocol::Tcp | Protocol::Http) => connections_max(descriptors).min(10_000),
             (_, Protocol::Udp) => sessions_max(descriptors),
         }
     }
@@ -187,7 +199,7 @@ impl Contestant {
         log: Log,
     ) -> Result<Option<Vec<String>>, Error> {
         let words = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect::<Vec<_>>();
-        let config = |text: String| {
+        let write = |text: String| {
             let path = lab.scratch().join(format!("{}.conf", self.name()));
             std::fs::write(&path, text)
                 .map_err(Error::io(format!("write {}", path.display())))
@@ -199,8 +211,10 @@ impl Contestant {
                 let (listen, target) = (listen.to_string(), target.to_string());
                 let binary = binary.to_string_lossy();
                 let mut argv = words(&[&binary, "relay"]);
-                if protocol == Protocol::Udp {
-                    argv.push("--udp".to_owned());
+                match protocol {
+                    Protocol::Tcp => {}
+                    Protocol::Udp => argv.push("--udp".to_owned()),
+                    Protocol::Http => argv.push("--http".to_owned()),
                 }
                 argv.extend([listen, target]);
                 argv.extend(args.iter().cloned());
@@ -211,19 +225,19 @@ impl Contestant {
                 Some(argv)
             }
             Contestant::Haproxy { splice } => {
-                let path = config(haproxy_config(*splice, descriptors, listen, target))?;
+                let path = write(config::haproxy(protocol, *splice, descriptors, listen, target))?;
                 Some(words(&["haproxy", "-f", &path]))
             }
             Contestant::Nginx => {
                 let path =
-                    config(nginx_config(lab.scratch(), protocol, descriptors, listen, target))?;
+                    write(config::nginx(lab.scratch(), protocol, descriptors, listen, target))?;
                 let prefix = lab.scratch().to_string_lossy();
                 Some(words(&["nginx", "-c", &path, "-p", &prefix, "-e", "stderr"]))
             }
             Contestant::Socat => {
                 let (ip, port) = (listen.ip(), listen.port());
                 let (from, to) = match protocol {
-                    Protocol::Tcp => (
+                    Protocol::Tcp | Protocol::Http => (
                         format!("TCP-LISTEN:{port},bind={ip},fork,reuseaddr,backlog=1024,nodelay"),
                         format!("TCP:{target},nodelay"),
                     ),
@@ -249,60 +263,6 @@ pub fn own_binary() -> PathBuf {
     PathBuf::from(format!("/proc/{}/exe", std::process::id()))
 }
 
-/// Connections that a relay can hold with so many descriptors, two for each,
-/// with room for its own, its pipes and its listeners.
-fn connections_max(descriptors: u64) -> u64 {
-    descriptors.saturating_sub(1000) / 2
-}
-
-/// Sessions that a relay, one descriptor for each, or the client can hold.
-fn sessions_max(descriptors: u64) -> u64 {
-    descriptors.saturating_sub(1000).min(50_000)
-}
-
-/// HAProxy refuses to start if `2 * (maxconn + maxpipes)` and a few do not fit
-/// the descriptor limit, so both are made to.
-fn haproxy_config(
-    splice: bool,
-    descriptors: u64,
-    listen: SocketAddrV4,
-    target: SocketAddrV4,
-) -> String {
-    let maxconn = connections_max(descriptors).min(30_000) + 50;
-    let (global, option) = if splice {
-        ("maxpipes 256", "option splice-request\n option splice-response")
-    } else {
-        ("nosplice", "")
-    };
-    format!(
-        "global\n nbthread 2\n tune.bufsize 65536\n maxconn {maxconn}\n {global}\n\
-         defaults\n mode tcp\n timeout connect 10s\n timeout client 1h\n timeout server 1h\n {option}\n\
-         listen bench\n bind {listen}\n server s {target}\n"
-    )
-}
-
-/// A UDP session takes two of nginx's connections and one descriptor, and the
-/// kernel may hand one worker more than its half.
-fn nginx_config(
-    scratch: &Path,
-    protocol: Protocol,
-    descriptors: u64,
-    listen: SocketAddrV4,
-    target: SocketAddrV4,
-) -> String {
-    let scratch = scratch.display();
-    let (listening, connections) = match protocol {
-        Protocol::Tcp => (listen.to_string(), 32_768),
-        Protocol::Udp => (format!("{listen} udp reuseport"), 2 * sessions_max(descriptors) + 1000),
-    };
-    format!(
-        "load_module {NGINX_STREAM};\ndaemon off;\nworker_processes 2;\n\
-         error_log stderr crit;\npid {scratch}/nginx.pid;\n\
-         events {{ worker_connections {connections}; }}\n\
-         stream {{ server {{ listen {listening}; proxy_pass {target}; proxy_timeout 1h; proxy_buffer_size 64k; }} }}\n"
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -325,7 +285,7 @@ mod tests {
 
     #[test]
     fn a_name_that_is_known_is_a_contestant() {
-        for protocol in [Protocol::Tcp, Protocol::Udp] {
+        for protocol in [Protocol::Tcp, Protocol::Udp, Protocol::Http] {
             for name in known(protocol) {
                 let found = names(protocol, &[name]).unwrap_or_default();
                 assert!(found.len() > 1 || *name == "none", "{name}");
@@ -337,5 +297,10 @@ mod tests {
     fn who_cannot_relay_datagrams_is_not_asked_to() {
         assert_eq!(names(Protocol::Udp, &["haproxy"]), None);
         assert_eq!(names(Protocol::Tcp, &["plain"]), None);
+    }
+
+    #[test]
+    fn who_knows_nothing_of_requests_is_not_asked_to_relay_them() {
+        assert_eq!(names(Protocol::Http, &["socat"]), None);
     }
 }

@@ -51,6 +51,13 @@ impl Engines {
         found
     }
 
+    /// The share of the bytes that this engine carried; none if there were none.
+    pub fn share(&self, engine: &str) -> Option<f64> {
+        let all: u64 = self.bytes.iter().map(|(_, bytes)| bytes).sum();
+        let (_, bytes) = self.bytes.iter().find(|(name, _)| *name == engine)?;
+        (all > 0).then(|| *bytes as f64 / all as f64)
+    }
+
     /// For programs: `pipe_bytes` and so on.
     pub fn json(&self) -> Value {
         let bytes = self.bytes.iter();
@@ -93,10 +100,13 @@ mod tests {
             {\"up_pipe\":1000}\n";
         let engines = Engines::read(log, &["pipe", "copy"]);
         assert_eq!(line(engines.as_ref()), "engine: pipe 99.5 %, copy 0.5 %");
+        assert_eq!(engines.as_ref().and_then(|engines| engines.share("pipe")), Some(0.995));
         let json = engines.map(|engines| engines.json());
         assert_eq!(json.map(|json| json["pipe_bytes"].clone()), Some(1990.into()));
         let none = Engines::read("{\"message\":\"x\"}", &["pipe", "copy"]);
         assert_eq!(line(none.as_ref()), "engine: not reported");
+        let nothing = Engines::read("{\"up_pipe\":0}", &["pipe", "copy"]);
+        assert_eq!(nothing.and_then(|engines| engines.share("pipe")), None);
     }
 
     #[test]

@@ -9,7 +9,7 @@
 //! reach. Of single datagrams it is none: it does all its work for each, on the
 //! sender's processor, and a relay that gathers them has one of its own.
 //!
-//! * [`tcp`], [`udp`] the commands: what they can be asked
+//! * [`tcp`], [`udp`], [`http`] the commands: what they can be asked
 //! * [`rounds`] which runs, in which order, and what is printed
 //! * [`netns`] three network namespaces, and the janitor that removes them
 //! * [`trial`] one run of one contestant on one workload
@@ -20,6 +20,7 @@
 //! * [`plain`] the UDP relay that everybody writes first, to compare with
 //! * [`workload`] what is asked of it, and what is read off
 //! * [`load`] the light load generators (this binary, re-executed)
+//! * [`origin`], [`wrk`] the server and the load of HTTP
 //! * [`reading`] what they said, as numbers
 //! * [`cpu`] what /proc says a relay cost
 //! * [`engine`] which engine carried the bytes
@@ -30,9 +31,11 @@ mod company;
 mod contestants;
 mod cpu;
 mod engine;
+mod http;
 mod load;
 mod local;
 mod netns;
+mod origin;
 mod plain;
 mod plot;
 mod reading;
@@ -43,6 +46,7 @@ mod trial;
 mod udp;
 mod verdict;
 mod workload;
+mod wrk;
 
 use std::process::ExitCode;
 
@@ -59,6 +63,8 @@ enum What {
     Tcp(tcp::Args),
     /// UDP relays: datagrams one way, request/response, many sessions
     Udp(udp::Args),
+    /// HTTP relays: requests and bodies on connections that are kept
+    Http(http::Args),
     /// Two programs on this host: through memory, and over plain TCP
     Local(local::Args),
     /// A simple UDP relay, to compare with (started by `bench udp` inside its namespaces)
@@ -77,6 +83,7 @@ pub fn run(args: Args) -> ExitCode {
     let done = match args.what {
         What::Tcp(args) => tcp::run(&args),
         What::Udp(args) => udp::run(&args),
+        What::Http(args) => http::run(&args),
         What::Local(args) => local::run(&args),
         What::Plain(args) => plain::run(&args),
         What::Load(args) => load::run(args),

@@ -43,6 +43,11 @@ impl Results {
         self.engines.insert(workload.name(), engines);
     }
 
+    /// The share of a workload's bytes that one engine of the product carried.
+    pub fn engine_share(&self, workload: Workload, engine: &str) -> Option<f64> {
+        self.engines.get(workload.name())?.as_ref()?.share(engine)
+    }
+
     /// The median over the rounds.
     pub fn median(&self, workload: Workload, contestant: &str, metric: Metric) -> Option<f64> {
         median(&mut self.values(workload, contestant, metric))

@@ -16,7 +16,7 @@ use super::report::{PRODUCT, Results};
 use super::trial::Bench;
 use super::verdict::verdicts;
 use super::workload::{Protocol, Workload};
-use super::{engine, plot};
+use super::{engine, origin, plot, wrk};
 
 /// Arguments that every benchmark takes.
 #[derive(clap::Args)]
@@ -55,7 +55,11 @@ pub fn run(
 
     let lab = Lab::new(Topology::Routed)?;
     let descriptors = raise_descriptor_limit();
-    let contestants = present(contestants, &mut results);
+    if protocol == Protocol::Http {
+        origin::available()?;
+        wrk::available()?;
+    }
+    let contestants = present(contestants, protocol, &mut results);
     if protocol == Protocol::Tcp && !installed("iperf3") {
         note(
             &mut results,
@@ -154,10 +158,14 @@ fn measure(
 }
 
 /// Those that can run here; the others are noted with what to install.
-fn present(contestants: Vec<Contestant>, results: &mut Results) -> Vec<Contestant> {
+fn present(
+    contestants: Vec<Contestant>,
+    protocol: Protocol,
+    results: &mut Results,
+) -> Vec<Contestant> {
     let mut able = Vec::new();
     for who in contestants {
-        match who.available() {
+        match who.available(protocol) {
             Ok(()) => {
                 results.contestants.push(who.name());
                 able.push(who);
@@ -220,11 +228,14 @@ mod tests {
         let udp = names(Protocol::Udp, &["lone", "single"]);
         assert_eq!(udp, Some(vec!["single64", "single512", "single1400", "lone"]));
         assert_eq!(names(Protocol::Udp, &["nonsense"]), None);
+        let http = names(Protocol::Http, &["get1k", "put1m"]);
+        assert_eq!(http, Some(vec!["get1kx32", "get1kx64", "put1mx8"]));
     }
 
     #[test]
     fn each_protocol_has_its_own_workloads() {
-        let all = [Protocol::Tcp, Protocol::Udp].map(|protocol| names(protocol, &[]));
+        let protocols = [Protocol::Tcp, Protocol::Udp, Protocol::Http];
+        let all = protocols.map(|protocol| names(protocol, &[]));
         let count: usize = all.iter().flatten().map(Vec::len).sum();
         assert_eq!(count, WORKLOADS.len());
         assert_eq!(names(Protocol::Udp, &["stream1"]), None);

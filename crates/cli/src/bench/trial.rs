@@ -14,7 +14,7 @@ use super::company::{self, Company};
 use super::contestants::{Contestant, Log, own_binary};
 use super::netns::{Lab, Place, RELAY, SERVER};
 use super::workload::{Metric, Sample, Workload};
-use super::{cpu, load, reading};
+use super::{cpu, load, origin, reading, wrk};
 
 /// How long beyond its own time a load generator may take.
 const GRACE: Duration = Duration::from_secs(15);
@@ -131,14 +131,20 @@ impl<'lab> Bench<'lab> {
                 own(&["sink", &at.to_string(), "--size", &size.to_string(), "--gro"])
             }
             Workload::Ask { .. } | Workload::Sessions => own(&["echo", &at.to_string()]),
+            Workload::Http { .. } => origin::command(self.lab.scratch(), at)?,
         };
         Child::start(self.lab, Place::Server, "server", &argv)
     }
 
     /// The load of a workload that runs for a while and counts.
-    fn load_command(workload: Workload, target: SocketAddrV4, seconds: f64) -> Vec<String> {
+    fn load_command(
+        &self,
+        workload: Workload,
+        target: SocketAddrV4,
+        seconds: f64,
+    ) -> Result<Vec<String>, Error> {
         let (at, time) = (target.to_string(), seconds.to_string());
-        match workload {
+        Ok(match workload {
             Workload::Stream { streams } => {
                 let (ip, port) = (target.ip().to_string(), target.port().to_string());
                 let whole = (seconds.ceil() as u64).max(1).to_string();
@@ -166,7 +172,10 @@ impl<'lab> Bench<'lab> {
             }
             Workload::Idle => own(&["idle", &at]),
             Workload::Sessions => own(&["sessions", &at]),
-        }
+            Workload::Http { verb, size, connections } => {
+                wrk::command(self.lab.scratch(), verb, size, connections, target, seconds)?
+            }
+        })
     }
 
     /// A workload that runs for a while and counts; and the share of one processor that other
@@ -177,7 +186,7 @@ impl<'lab> Bench<'lab> {
         scene: &mut Scene,
         seconds: f64,
     ) -> Result<(Sample, f64), Error> {
-        let argv = Self::load_command(workload, scene.target, seconds);
+        let argv = self.load_command(workload, scene.target, seconds)?;
         let relay_before = scene.relay.as_ref().map(|relay| cpu::group_cpu_ms(relay.pid()));
         let mut ours = vec![cpu::own_group(), scene.server.pid()];
         ours.extend(scene.relay.as_ref().map(Child::pid));
@@ -202,6 +211,7 @@ impl<'lab> Bench<'lab> {
             Workload::Stream { .. } => reading::iperf(&said)?,
             Workload::Single { .. } | Workload::Gso { .. } => reading::flood(&said, &caught)?,
             Workload::Ask { .. } => reading::answers(&said)?,
+            Workload::Http { verb, size, .. } => wrk::read(&said, verb, size, workload.is_bulk())?,
             _ => reading::tally(&said)?,
         };
         sample.insert(Metric::SystemCpu, system / work);
@@ -220,7 +230,7 @@ impl<'lab> Bench<'lab> {
         let descriptors = |kind| cpu::group_descriptors(relay.pid(), kind);
         let (memory, pipes) = (cpu::group_memory(relay.pid()), descriptors("pipe"));
         let sockets = descriptors("socket");
-        let mut argv = Self::load_command(workload, scene.target, 0.0);
+        let mut argv = self.load_command(workload, scene.target, 0.0)?;
         argv.extend(["--count".to_owned(), count.to_string()]);
         let mut client = Child::start(self.lab, Place::Client, "client", &argv)?;
         client.wait_until(Duration::from_secs(60), "did not open all", |client| {

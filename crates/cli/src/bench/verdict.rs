@@ -56,10 +56,11 @@ pub fn verdicts(results: &Results) -> Vec<Verdict> {
     for &workload in &results.workloads {
         match workload {
             Workload::Stream { .. } => streams(results, workload, &mut list),
-            Workload::Rr { .. } => list.push(best_peer(results, workload)),
+            Workload::Rr { .. } => list.push(against_the_best(results, workload, 1.0)),
+            Workload::Http { size, .. } => http(results, workload, size, &mut list),
             Workload::Conn => {
                 let ratio = results.ratio(workload, "nginx", Metric::Rate);
-                list.push(Verdict::at_least("conn >= 1.00 x nginx".to_owned(), ratio, 1.0));
+                list.push(Verdict::at_least("conn >= 1.10 x nginx".to_owned(), ratio, 1.1));
             }
             Workload::Idle => idle(results, workload, &mut list),
             Workload::Single { .. } => singles(results, workload, &mut list),
@@ -96,21 +97,43 @@ fn streams(results: &Results, workload: Workload, list: &mut Vec<Verdict>) {
     }
 }
 
-/// Request/response is held against whichever relay did best.
-fn best_peer(results: &Results, workload: Workload) -> Verdict {
+/// The relay that did best, the product apart.
+fn best_peer(results: &Results, workload: Workload) -> Option<&'static str> {
     let rate = |peer: &&str| results.median(workload, peer, Metric::Rate);
-    let best = RELAYS
-        .into_iter()
-        .filter_map(|peer| rate(&peer).map(|rate| (peer, rate)))
-        .max_by(|(_, a), (_, b)| a.total_cmp(b));
+    let rates = RELAYS.into_iter().filter_map(|peer| rate(&peer).map(|rate| (peer, rate)));
+    rates.max_by(|(_, a), (_, b)| a.total_cmp(b)).map(|(peer, _)| peer)
+}
+
+/// Request/response is held against whichever relay did best.
+fn against_the_best(results: &Results, workload: Workload, bound: f64) -> Verdict {
     let name = workload.name();
-    match best {
-        Some((peer, _)) => {
-            let goal = format!("{name} >= 1.00 x the best peer ({peer})");
-            Verdict::at_least(goal, results.ratio(workload, peer, Metric::Rate), 1.0)
+    match best_peer(results, workload) {
+        Some(peer) => {
+            let goal = format!("{name} >= {bound:.2} x the best peer ({peer})");
+            Verdict::at_least(goal, results.ratio(workload, peer, Metric::Rate), bound)
         }
-        None => Verdict::at_least(format!("{name} >= 1.00 x the best peer"), None, 1.0),
+        None => Verdict::at_least(format!("{name} >= {bound:.2} x the best peer"), None, bound),
     }
+}
+
+/// Small bodies must cost no throughput, large ones must gain from staying in the kernel;
+/// what lies between is shown, and held to no rate.
+fn http(results: &Results, workload: Workload, size: usize, list: &mut Vec<Verdict>) {
+    let name = workload.name();
+    let best = best_peer(results, workload);
+    let ratio = |metric| best.and_then(|peer| results.ratio(workload, peer, metric));
+    let peer = best.map(|peer| format!(" ({peer})")).unwrap_or_default();
+    if !workload.is_bulk() {
+        list.push(against_the_best(results, workload, 1.0));
+    } else if size >= 1 << 20 {
+        list.push(against_the_best(results, workload, 1.1));
+        let goal = format!("{name} relay CPU per GB <= 0.85 x the best peer{peer}");
+        list.push(Verdict::at_most(goal, ratio(Metric::RelayCpu), 0.85));
+        let goal = format!("{name} share of bytes by the pipe engine >= 0.99");
+        list.push(Verdict::at_least(goal, results.engine_share(workload, "pipe"), 0.99));
+    }
+    let goal = format!("{name} p99 <= 1.00 x the best peer{peer}");
+    list.push(Verdict::at_most(goal, ratio(Metric::P99), 1.0));
 }
 
 fn idle(results: &Results, workload: Workload, list: &mut Vec<Verdict>) {
@@ -156,7 +179,8 @@ fn segmented(results: &Results, workload: Workload, list: &mut Vec<Verdict>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::workload::Sample;
+    use crate::bench::engine::Engines;
+    use crate::bench::workload::{Sample, Verb};
 
     const RR: Workload = Workload::Rr { size: 64, connections: 1 };
 
@@ -172,6 +196,52 @@ mod tests {
     fn the_best_peer_is_the_one_to_equal() {
         let found = verdicts(&results(RR, &[(PRODUCT, 10.0), ("nginx", 8.0), ("socat", 20.0)]));
         assert_eq!(found[0].line(), "rr64x1 >= 1.00 x the best peer (socat): 0.50 MISSED");
+    }
+
+    #[test]
+    fn large_bodies_are_held_to_rate_cost_latency_and_engine() {
+        let get = Workload::Http { verb: Verb::Get, size: 1 << 20, connections: 8 };
+        let mut results = Results::new(vec![get], Vec::new());
+        for (who, rate, cpu, p99) in [
+            (PRODUCT, 1200.0, 80.0, 90.0),
+            ("haproxy-splice", 1000.0, 100.0, 100.0),
+            ("nginx", 800.0, 1.0, 1.0),
+            ("forward", 9000.0, 1.0, 1.0),
+        ] {
+            let sample = [(Metric::Rate, rate), (Metric::RelayCpu, cpu), (Metric::P99, p99)].into();
+            results.add(get, who, sample);
+        }
+        results.add_engines(
+            get,
+            Engines::read(r#"{"down_pipe":97,"down_copy":3}"#, &["pipe", "copy"]),
+        );
+        let lines: Vec<String> = verdicts(&results).iter().map(Verdict::line).collect();
+        assert_eq!(
+            lines,
+            [
+                "get1mx8 >= 1.10 x the best peer (haproxy-splice): 1.20 ok",
+                "get1mx8 relay CPU per GB <= 0.85 x the best peer (haproxy-splice): 0.80 ok",
+                "get1mx8 share of bytes by the pipe engine >= 0.99: 0.97 MISSED",
+                "get1mx8 p99 <= 1.00 x the best peer (haproxy-splice): 0.90 ok",
+            ]
+        );
+    }
+
+    #[test]
+    fn small_bodies_are_held_to_rate_and_latency() {
+        let get = Workload::Http { verb: Verb::Get, size: 1 << 10, connections: 64 };
+        let mut results = Results::new(vec![get], Vec::new());
+        for (who, rate, p99) in [(PRODUCT, 10.0, 3.0), ("nginx", 11.0, 2.0)] {
+            results.add(get, who, Sample::from([(Metric::Rate, rate), (Metric::P99, p99)]));
+        }
+        let lines: Vec<String> = verdicts(&results).iter().map(Verdict::line).collect();
+        assert_eq!(
+            lines,
+            [
+                "get1kx64 >= 1.00 x the best peer (nginx): 0.91 MISSED",
+                "get1kx64 p99 <= 1.00 x the best peer (nginx): 1.50 MISSED",
+            ]
+        );
     }
 
     #[test]

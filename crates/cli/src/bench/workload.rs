@@ -9,6 +9,17 @@ pub enum Protocol {
     Tcp,
     /// Datagrams, and sessions by the client's address.
     Udp,
+    /// Requests and answers of HTTP/1.1.
+    Http,
+}
+
+/// Which way the bodies of a workload go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    /// To the client.
+    Get,
+    /// To the server.
+    Put,
 }
 
 /// One kind of work.
@@ -31,10 +42,15 @@ pub enum Workload {
     Ask { clients: usize },
     /// Sessions that have passed one datagram each way, and rest.
     Sessions,
+    /// wrk on so many connections that are kept: bodies of `size` bytes.
+    Http { verb: Verb, size: usize, connections: usize },
 }
 
+/// Bodies from this size on are bulk: what they cost is counted by the GB, not by the request.
+const BULK_LEN: usize = 64 << 10;
+
 /// All workloads by name, in the order of the report.
-pub const WORKLOADS: [(&str, Workload); 15] = [
+pub const WORKLOADS: [(&str, Workload); 20] = [
     ("stream1", Workload::Stream { streams: 1 }),
     ("stream8", Workload::Stream { streams: 8 }),
     ("rr64x1", Workload::Rr { size: 64, connections: 1 }),
@@ -50,6 +66,11 @@ pub const WORKLOADS: [(&str, Workload); 15] = [
     ("lone", Workload::Ask { clients: 1 }),
     ("clients", Workload::Ask { clients: 200 }),
     ("sessions", Workload::Sessions),
+    ("get1kx32", Workload::Http { verb: Verb::Get, size: 1 << 10, connections: 32 }),
+    ("get1kx64", Workload::Http { verb: Verb::Get, size: 1 << 10, connections: 64 }),
+    ("get64kx16", Workload::Http { verb: Verb::Get, size: 64 << 10, connections: 16 }),
+    ("get1mx8", Workload::Http { verb: Verb::Get, size: 1 << 20, connections: 8 }),
+    ("put1mx8", Workload::Http { verb: Verb::Put, size: 1 << 20, connections: 8 }),
 ];
 
 /// One thing that is read off a run.
@@ -57,7 +78,9 @@ pub const WORKLOADS: [(&str, Workload); 15] = [
 pub enum Metric {
     /// Gbit/s, transactions or delivered datagrams a second.
     Rate,
-    /// Processor time of the relay, ms per GB or per 1000 transactions; s per
+    /// Bytes of bodies, MB/s.
+    Bandwidth,
+    /// Processor time of the relay, ms per GB of payload or per 1000 transactions; s per
     /// million datagrams, which is the same number as ms per 1000.
     RelayCpu,
     /// Busy time of the machine, in the same unit.
@@ -93,7 +116,7 @@ impl Protocol {
     /// The engines that a relay of ours names in its log, the best one first.
     pub fn engines(self) -> &'static [&'static str] {
         match self {
-            Protocol::Tcp => &["pipe", "copy"],
+            Protocol::Tcp | Protocol::Http => &["pipe", "copy"],
             Protocol::Udp => &["gso", "mmsg", "plain"],
         }
     }
@@ -116,6 +139,7 @@ impl Workload {
             | Workload::Gso { .. }
             | Workload::Ask { .. }
             | Workload::Sessions => Protocol::Udp,
+            Workload::Http { .. } => Protocol::Http,
         }
     }
 
@@ -125,7 +149,17 @@ impl Workload {
             Workload::Stream { .. } => Some("stream"),
             Workload::Rr { .. } => Some("rr"),
             Workload::Single { .. } => Some("single"),
+            Workload::Http { .. } => self.name().split_once('x').map(|(kind, _)| kind),
             _ => None,
+        }
+    }
+
+    /// Whether bytes count, rather than transactions.
+    pub fn is_bulk(self) -> bool {
+        match self {
+            Workload::Stream { .. } => true,
+            Workload::Http { size, .. } => size >= BULK_LEN,
+            _ => false,
         }
     }
 
@@ -158,7 +192,15 @@ impl Workload {
                 (Metric::RelayCpu, "relay ms/GB", 0),
                 (Metric::SystemCpu, "system ms/GB", 0),
             ],
-            Workload::Rr { .. } | Workload::Conn => &[
+            Workload::Http { .. } if self.is_bulk() => &[
+                (Metric::Rate, "per s", 0),
+                (Metric::Bandwidth, "MB/s", 0),
+                (Metric::RelayCpu, "relay ms/GB", 0),
+                (Metric::SystemCpu, "system ms/GB", 0),
+                (Metric::P50, "p50 us", 0),
+                (Metric::P99, "p99 us", 0),
+            ],
+            Workload::Rr { .. } | Workload::Conn | Workload::Http { .. } => &[
                 (Metric::Rate, "per s", 0),
                 (Metric::RelayCpu, "relay ms/1000", 1),
                 (Metric::SystemCpu, "system ms/1000", 1),
@@ -207,6 +249,7 @@ impl Metric {
     pub fn key(self) -> &'static str {
         match self {
             Metric::Rate => "rate",
+            Metric::Bandwidth => "megabytes_per_s",
             Metric::RelayCpu => "relay_cpu_ms",
             Metric::SystemCpu => "system_cpu_ms",
             Metric::P50 => "p50_us",

@@ -6,12 +6,12 @@ use rustix::process::Signal;
 use serde_json::Value;
 use std::cell::RefCell;
 use std::io::{Read, Write};
-use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
 /// Stands at the top of each file; top-level keys may follow it. Two workers, so that what must
@@ -80,7 +80,27 @@ impl Serve {
     /// The same from a shell that runs `prepare` first (`ulimit -n 64`).
     #[track_caller]
     pub fn start_after(prepare: &str, config: &str) -> Self {
-        let (relay, dir) = launch(prepare, config);
+        Self::started(launch(prepare, &format!("{TOP}{config}")))
+    }
+
+    /// The same where it may not start at all.
+    #[track_caller]
+    pub fn try_start_after(prepare: &str, config: &str) -> Option<Self> {
+        let (mut relay, dir) = launch(prepare, &format!("{TOP}{config}"));
+        wait_until("it listens or has ended", || {
+            relay.lines("listening") > 0 || relay.child.try_wait().unwrap().is_some()
+        });
+        (relay.lines("listening") > 0).then(|| Self::started((relay, dir)))
+    }
+
+    /// With a whole file.
+    #[track_caller]
+    pub fn start_printed(whole: &str) -> Self {
+        Self::started(launch("true", whole))
+    }
+
+    #[track_caller]
+    fn started((relay, dir): (Relay, Dir)) -> Self {
         let serve = Self { relay, dir, listening: RefCell::default() };
         serve.heard_listening(serve.relay.next("listening"));
         wait_until("it catches signals", || {
@@ -151,9 +171,9 @@ impl Serve {
 
 const FILE: &str = "sosplice.toml";
 
-fn launch(prepare: &str, config: &str) -> (Relay, Dir) {
+fn launch(prepare: &str, whole: &str) -> (Relay, Dir) {
     let dir = Dir::new();
-    let file = dir.write(FILE, &format!("{TOP}{config}"));
+    let file = dir.write(FILE, whole);
     let mut command = Command::new("sh");
     let script = format!("{prepare}; exec \"$0\" serve -c \"$1\"");
     command.arg("-c").arg(script).arg(BINARY).arg(&file);
@@ -163,7 +183,7 @@ fn launch(prepare: &str, config: &str) -> (Relay, Dir) {
 /// What a service says that does not start.
 #[track_caller]
 pub fn refused_at_start(prepare: &str, config: &str) -> String {
-    let (mut relay, _dir) = launch(prepare, config);
+    let (mut relay, _dir) = launch(prepare, &format!("{TOP}{config}"));
     assert_eq!(relay.wait().code(), Some(1));
     relay.plain()
 }
@@ -290,9 +310,20 @@ impl Drop for Named {
     }
 }
 
-/// An address that was free just now.
+/// An address that nobody has, and nobody gets by chance while it is not in use: below the ports
+/// that the kernel gives out by itself. Each test process looks from another place on.
 pub fn free_address() -> SocketAddr {
-    listener().local_addr().unwrap()
+    const PORTS: std::ops::Range<u32> = 12_000..32_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let number =
+            std::process::id().wrapping_mul(613) % 1_000_000 + NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = PORTS.start + number % (PORTS.end - PORTS.start);
+        let addr = SocketAddr::from(([127, 0, 0, 1], u16::try_from(port).unwrap()));
+        if TcpListener::bind(addr).is_ok() && UdpSocket::bind(addr).is_ok() {
+            return addr;
+        }
+    }
 }
 
 /// A client from another address of loopback.

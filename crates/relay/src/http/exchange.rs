@@ -16,8 +16,9 @@ use super::site::{Peer, Site};
 use crate::plan::{Action, HttpPlan, RelayPlan, UpstreamId};
 use answer::{Miss, Scene};
 use deliver::{Delivered, Delivery};
-use link::{Reuse, Search};
+use link::{Link, Reuse, Search};
 use sosplice::Carried;
+use sosplice::sys;
 use sosplice::tokio::{Registered, Socket};
 use std::time::{Duration, Instant};
 
@@ -202,17 +203,18 @@ impl<'x, S: Site> Exchange<'x, S> {
     async fn forward(
         &self,
         ledger: &mut Ledger<'_, S>,
-        work: Work<'_>,
+        mut work: Work<'_>,
         upstream: Option<UpstreamId>,
     ) -> Next {
-        let Work { order, input, server, request, response } = work;
-        let (first, mut onward) = match order.begun(input) {
+        let order = work.order;
+        let (first, onward) = match order.begun(work.input) {
             Ok(begun) => begun,
             Err(refusal) => {
-                return self.fail(ledger, response, Fault::Request(refusal), None).await;
+                return self.fail(ledger, work.response, Fault::Request(refusal), None).await;
             }
         };
         let is_whole = matches!(onward, Onward::Nothing);
+        let mut body = RequestBody { first, is_whole, onward };
         let mut search = Search::<S> { upstream, tried: S::Tried::default(), last: None };
         let reuse = if order.is_idempotent { Reuse::Any } else { Reuse::Looked };
         let mut found = self.find(ledger, &mut search, reuse).await;
@@ -221,77 +223,110 @@ impl<'x, S: Site> Exchange<'x, S> {
                 Ok(link) => link,
                 Err(fault) => break fault,
             };
-            let body = input.filled().get(..first).unwrap_or_default();
-            let mut sent = 0;
-            let written = within(self.idle(), send(&link.socket, request, body, &mut sent)).await;
-            ledger.request.copy = sent.saturating_sub(request.len()) as u64;
-            // Once, and never what the server may have acted on.
-            let may_repeat = link.is_reused && is_whole && (order.is_idempotent || sent == 0);
-            match written {
-                Err(Elapsed) => break Fault::ServerSilent,
-                Ok(Err(_)) if may_repeat => {
-                    found = self.again(ledger, link, &mut search).await;
-                    continue;
-                }
-                // One that takes no more may have answered before.
-                Ok(_) => {}
-            }
-            input.rest();
-            let mut side = if is_whole {
-                Side::Out { client: self.client, input: &mut *input, is_open: true }
-            } else {
-                input.consume(first);
-                let rest = std::mem::replace(&mut onward, Onward::Nothing);
-                self.upload(&link.socket, &mut *input, &mut ledger.request, rest)
-            };
-            let scene =
-                Scene { order, input: &mut *server, out: &mut *response, notes: &*ledger.notes };
-            match self.await_answer(scene, &link.socket, &mut side).await {
-                Ok((reply, keeps)) => {
-                    let delivery = Delivery {
-                        reply,
-                        server: &link.socket,
-                        input: &mut *server,
-                        head: &*response,
-                        side,
-                        status: &mut ledger.status,
-                        carried: &mut ledger.response,
-                    };
-                    match self.deliver(delivery).await {
-                        Delivered::Refused(fault) => break fault,
-                        Delivered::Broken(fault) => {
-                            ledger.fault = Some(fault);
-                            return Next::Close;
-                        }
-                        Delivered::Tunnel => {
-                            input.consume(first);
-                            return self.tunnel(ledger, &link.socket, input).await;
-                        }
-                        Delivered::Whole { is_uploaded, is_reusable } => {
-                            ledger.is_over = true;
-                            if is_whole {
-                                input.consume(first);
-                            }
-                            if is_reusable {
-                                self.put_back(link);
-                            }
-                            return match keeps && is_uploaded {
-                                true => Next::Keep,
-                                false if is_uploaded && input.is_empty() => Next::Close,
-                                false => Next::Linger,
-                            };
-                        }
+            match self.attempt(ledger, &mut work, &link, &mut body).await {
+                Ok((delivered, keeps)) => {
+                    if is_whole {
+                        work.input.consume(first);
                     }
+                    return self.finish(ledger, link, work.input, delivered, keeps).await;
                 }
-                Err(Miss { is_untouched: true, .. }) if may_repeat => {
-                    drop(side);
+                Err(Miss { is_repeatable: true, .. }) => {
                     found = self.again(ledger, link, &mut search).await;
                 }
                 Err(Miss { fault, .. }) => break fault,
             }
         };
         // The client may go on if nothing of its body is missing.
-        input.consume(first);
-        self.fail(ledger, response, fault, is_whole.then_some(order)).await
+        work.input.consume(first);
+        self.fail(ledger, work.response, fault, is_whole.then_some(order)).await
     }
+
+    /// Sends the request on this connection and passes the answer on. Also says whether the
+    /// client was told that its connection goes on.
+    async fn attempt(
+        &self,
+        ledger: &mut Ledger<'_, S>,
+        work: &mut Work<'_>,
+        link: &Link<S>,
+        body: &mut RequestBody,
+    ) -> Result<(Delivered, bool), Miss> {
+        let Work { order, input, server, request, response } = work;
+        let here = input.filled().get(..body.first).unwrap_or_default();
+        let mut sent = 0;
+        let written = within(self.idle(), send(&link.socket, request, here, &mut sent)).await;
+        ledger.request.copy = sent.saturating_sub(request.len()) as u64;
+        // Once, and never what the server may have acted on.
+        let is_repeatable = link.is_reused && body.is_whole && (order.is_idempotent || sent == 0);
+        match written {
+            Err(Elapsed) => return Err(Fault::ServerSilent.into()),
+            Ok(Err(error)) if is_repeatable => {
+                return Err(Miss { fault: Fault::ServerFailed(error), is_repeatable });
+            }
+            // One that takes no more may have answered before.
+            Ok(_) => {}
+        }
+        input.rest();
+        let mut side = if body.is_whole {
+            Side::Out { client: self.client, input, is_open: true }
+        } else {
+            input.consume(body.first);
+            let rest = std::mem::replace(&mut body.onward, Onward::Nothing);
+            self.upload(&link.socket, input, &mut ledger.request, rest)
+        };
+        let scene = Scene { order, input: server, out: response, notes: ledger.notes };
+        let awaited = self.await_answer(scene, &link.socket, &mut side).await;
+        let (reply, keeps) = awaited.map_err(|miss| miss.unless(!is_repeatable))?;
+        let delivery = Delivery {
+            reply,
+            server: &link.socket,
+            input: server,
+            head: response,
+            side,
+            status: &mut ledger.status,
+            carried: &mut ledger.response,
+        };
+        Ok((self.deliver(delivery).await?, keeps))
+    }
+
+    /// What becomes of both connections behind an answer.
+    async fn finish(
+        &self,
+        ledger: &mut Ledger<'_, S>,
+        link: Link<S>,
+        input: &mut Input,
+        delivered: Delivered,
+        keeps: bool,
+    ) -> Next {
+        match delivered {
+            Delivered::Tunnel => self.tunnel(ledger, &link.socket, input).await,
+            Delivered::Broken(fault) => {
+                // What it does not take would lie in the kernel for long.
+                if matches!(fault, Fault::ClientStalled) {
+                    let _ = sys::reset_on_close(self.client);
+                }
+                ledger.fault = Some(fault);
+                Next::Close
+            }
+            Delivered::Whole { is_uploaded, is_reusable } => {
+                ledger.is_over = true;
+                if is_reusable {
+                    self.put_back(link);
+                }
+                match keeps && is_uploaded {
+                    true => Next::Keep,
+                    false if is_uploaded && input.is_empty() => Next::Close,
+                    false => Next::Linger,
+                }
+            }
+        }
+    }
+}
+
+/// The body of a request, before it is sent.
+struct RequestBody {
+    /// Bytes of it at the front of the input; they stay there while the request may be repeated.
+    first: usize,
+    /// That is all of it.
+    is_whole: bool,
+    onward: Onward,
 }

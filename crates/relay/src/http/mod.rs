@@ -17,6 +17,8 @@ mod body;
 mod buffers;
 mod chunk;
 mod connection;
+#[cfg(any(test, fuzzing))]
+pub mod examine;
 mod exchange;
 mod framing;
 mod glob;

@@ -83,7 +83,8 @@ impl Order {
             is_connect,
             upgrades: rewrite::passes_upgrade(request),
             expects_continue: request.expects_continue,
-            persists: request.link.persists,
+            // What comes behind a CONNECT was meant for the tunnel, also if there is none.
+            persists: request.link.persists && !is_connect,
             is_idempotent: matches!(
                 request.method,
                 "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE"

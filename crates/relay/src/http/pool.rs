@@ -138,3 +138,65 @@ fn has_news(socket: &Registered) -> bool {
     let look = recv(socket, &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT);
     look != Err(rustix::io::Errno::AGAIN)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{TcpListener, TcpStream};
+
+    fn pair() -> (Registered, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let near = TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
+        let (far, _) = listener.accept().expect("accept");
+        (Registered::new(near.into()).expect("register"), far)
+    }
+
+    fn keep(pool: &Arc<Pool<u8>>, server: &Arc<u8>, keep: Duration) -> TcpStream {
+        let (near, far) = pair();
+        pool.give(server, near, keep, 8);
+        far
+    }
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    #[tokio::test]
+    async fn a_server_gets_its_own_connections_and_no_equal_ones() {
+        let (pool, server, equal) = (Arc::default(), Arc::new(1), Arc::new(1));
+        let _far = keep(&pool, &server, HOUR);
+        assert!(pool.take(&equal, false).is_none());
+        assert!(pool.take(&server, false).is_some());
+        assert!(pool.take(&server, false).is_none() && pool.is_empty());
+    }
+
+    /// No await comes between: the runtime cannot know of the close yet.
+    #[tokio::test]
+    async fn the_kernel_knows_of_a_close_before_the_runtime_does() {
+        let (pool, server) = (Arc::default(), Arc::new(1));
+        drop(keep(&pool, &server, HOUR));
+        assert!(pool.take(&server, true).is_none());
+        drop(keep(&pool, &server, HOUR));
+        assert!(pool.take(&server, false).is_some(), "else this test shows nothing");
+    }
+
+    #[tokio::test]
+    async fn an_old_one_is_not_taken() {
+        let (pool, server) = (Arc::default(), Arc::new(1));
+        let _far = keep(&pool, &server, Duration::ZERO);
+        assert!(pool.take(&server, false).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_sweep_leaves_what_is_good_and_ends_when_nothing_is_left() {
+        let (pool, server) = (Arc::default(), Arc::new(1));
+        let (good, closed) = (keep(&pool, &server, HOUR), keep(&pool, &server, HOUR));
+        drop(closed);
+        while pool.len() == 2 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        drop(good);
+        while pool.shelves().is_swept {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert!(pool.is_empty());
+    }
+}

@@ -202,3 +202,27 @@ impl Notes {
         rules.get(usize::from(self.verdict.decided?)).map(|rule| rule.name.as_str())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_does_not_answer_is_another_matter_than_one_that_refuses() {
+        let connect = |kind: io::ErrorKind| Fault::Connect(kind.into()).status();
+        assert_eq!(connect(io::ErrorKind::TimedOut), Some(504));
+        assert_eq!(connect(io::ErrorKind::ConnectionRefused), Some(502));
+        assert_eq!(Fault::ClientStalled.status(), None);
+    }
+
+    #[test]
+    fn what_was_not_understood_is_noted_harmless_and_short() {
+        let mut notes = Notes::default();
+        notes.raw(b"G\x1b[2J\"\x80\r\nHost: a\r\n");
+        assert_eq!(notes.target, "G\\x1b[2J\\\"\\x80");
+        notes.raw(&[b'\0'; 5000]);
+        assert_eq!(notes.target.len(), 4 * RAW_LEN_MAX);
+        notes.request("GET", &"x".repeat(5000), "a");
+        assert_eq!(notes.target.len(), TARGET_LEN_MAX);
+    }
+}

@@ -83,3 +83,34 @@ fn read_ahead(
     }
     Poll::Pending
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::{pending, ready};
+    use std::task::Waker;
+
+    fn uploading<'s>(end: Result<(), Stop>) -> Side<'s> {
+        Side::Uploading { upload: Box::pin(ready(end)), failed: Box::pin(pending()) }
+    }
+
+    fn polled(side: &mut Side<'_>) -> Poll<Result<(), Stop>> {
+        side.poll(&mut Context::from_waker(Waker::noop()))
+    }
+
+    #[test]
+    fn a_server_that_takes_no_more_may_have_answered_before() {
+        let mut side = uploading(Err(Stop::DrainFailed(std::io::ErrorKind::BrokenPipe.into())));
+        assert!(matches!(polled(&mut side), Poll::Ready(Ok(()))) && !side.is_done());
+        assert!(polled(&mut side).is_pending());
+    }
+
+    #[test]
+    fn a_client_that_sends_no_more_ends_its_request() {
+        let mut side = uploading(Err(Stop::SourceClosed));
+        assert!(matches!(polled(&mut side), Poll::Ready(Err(Stop::SourceClosed))));
+        assert!(!side.is_done());
+        let mut side = uploading(Ok(()));
+        assert!(matches!(polled(&mut side), Poll::Ready(Ok(()))) && side.is_done());
+    }
+}

@@ -100,9 +100,7 @@ impl RelayPlan {
             congestion: None,
         }
     }
-}
 
-impl RelayPlan {
     /// The name, if it was given one: that of `sosplice relay` has none.
     #[must_use]
     pub fn told_name(&self) -> Option<&str> {

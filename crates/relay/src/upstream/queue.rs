@@ -121,6 +121,7 @@ impl Queue {
         // Leaves in any case, also when the session goes away and this future with it. A place that
         // it was told of meanwhile is dropped with `told`, and serves the next.
         let _leave = Leave { queue: self, ticket };
+        tracing::debug!(upstream = upstream.name(), %client, "waiting for a place");
         match tokio::time::timeout(upstream.plan().queue_timeout, told).await {
             Ok(Ok(result)) => result,
             // Nobody drops a waiter without telling it.

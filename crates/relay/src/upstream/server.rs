@@ -63,7 +63,6 @@ pub(crate) struct Server {
 /// What outlives a configuration.
 #[derive(Debug)]
 pub(super) struct State {
-    id: u64,
     /// The lowest that no other server of the upstream had.
     number: usize,
     upstream: String,
@@ -90,9 +89,7 @@ impl State {
         addrs: Vec<SocketAddr>,
         queue: Arc<Queue>,
     ) -> Self {
-        static IDS: AtomicU64 = AtomicU64::new(0);
         Self {
-            id: IDS.fetch_add(1, Ordering::Relaxed),
             number,
             upstream: upstream.to_owned(),
             addrs: Mutex::new(addrs.into()),
@@ -132,9 +129,10 @@ impl Server {
         }
     }
 
-    /// The same through reloads, another for each server of the process: for pools of connections.
-    pub(crate) fn id(&self) -> u64 {
-        self.state.id
+    /// The same through reloads, another for each server that there is.
+    #[cfg(test)]
+    pub(super) fn id(&self) -> usize {
+        Arc::as_ptr(&self.state) as usize
     }
 
     pub(crate) fn name(&self) -> &str {

@@ -130,13 +130,18 @@ async fn connect_is_a_tunnel_if_the_server_makes_one() {
     expect(&mut server, "\x16\x03").await;
     drop(server);
     assert_eq!(whole_rest(&mut client).await, "");
+    drop(client);
+    assert_eq!(bench.line(0).await.status, Some(200));
 
     let mut client = bench.client().await;
-    send(&mut client, connect).await;
+    // What was meant for a tunnel that is refused is no request.
+    send(&mut client, format!("{connect}{GET}")).await;
     let mut server = bench.server().await;
     expect(&mut server, connect).await;
     send(&mut server, "HTTP/1.1 405 No\r\nContent-Length: 2\r\n\r\nno").await;
-    expect(&mut client, "HTTP/1.1 405 No\r\nContent-Length: 2\r\n\r\nno").await;
+    let answer = "HTTP/1.1 405 No\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno";
+    assert_eq!(whole_rest(&mut client).await, answer);
+    assert_eq!((bench.line(1).await.status, bench.line_count()), (Some(405), 2));
 }
 
 #[tokio::test]

@@ -77,8 +77,8 @@ async fn bad_chunks_behind_good_ones_reach_no_server() {
 #[tokio::test]
 async fn silence_ends_a_connection_and_half_a_head_is_told_so() {
     let mut plan = plan(http());
-    plan.timeouts.head = Duration::from_millis(100);
-    plan.timeouts.keep_alive = Duration::from_millis(100);
+    plan.timeouts.head = Duration::from_secs(1);
+    plan.timeouts.keep_alive = Duration::from_secs(1);
     let bench = Bench::with(plan, 1).await;
     let mut silent = bench.client().await;
     assert_eq!(whole_rest(&mut silent).await, "");
@@ -97,6 +97,18 @@ async fn silence_ends_a_connection_and_half_a_head_is_told_so() {
     assert_eq!(whole_rest(&mut idle).await, "");
     // The head of the next request is limited too.
     assert_eq!(bench.line_count(), 2);
+}
+
+/// A close with unread bytes is a reset, which may overtake the answer.
+#[tokio::test]
+async fn a_client_that_is_refused_may_go_on_sending_for_a_while() {
+    let bench = Bench::new().await;
+    let mut client = bench.client().await;
+    send(&mut client, format!("POST / HTTP/1.1\r\n\r\n{}", "x".repeat(100_000))).await;
+    assert!(whole_rest(&mut client).await.starts_with("HTTP/1.1 400 "));
+    for _ in 0..10 {
+        send(&mut client, "x".repeat(10_000)).await;
+    }
 }
 
 #[tokio::test]
@@ -136,6 +148,17 @@ async fn a_client_that_leaves_within_a_request_takes_the_servers_connection_with
         let line = bench.line(place).await;
         assert_eq!((line.fault, line.status), (Some("client-gone"), None));
     }
+    // While an answer is under way that has stopped.
+    let mut client = bench.client().await;
+    send(&mut client, GET).await;
+    let mut server = bench.server().await;
+    expect(&mut server, GET).await;
+    let part = "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n12345";
+    send(&mut server, part).await;
+    expect(&mut client, part).await;
+    reset(client);
+    ended(&mut server).await;
+    assert_eq!(bench.line(3).await.fault, Some("client-gone"));
     // Within a head, too.
     let client = {
         let mut client = bench.client().await;
@@ -143,14 +166,14 @@ async fn a_client_that_leaves_within_a_request_takes_the_servers_connection_with
         client
     };
     drop(client);
-    assert_eq!(bench.line(3).await.fault, Some("client-gone"));
+    assert_eq!(bench.line(4).await.fault, Some("client-gone"));
     assert_eq!(bench.pooled(), 0);
 }
 
 #[tokio::test]
 async fn a_client_that_takes_nothing_or_sends_nothing_is_dropped() {
     let mut plan = plan(http());
-    plan.timeouts.idle = Some(Duration::from_millis(300));
+    plan.timeouts.idle = Some(Duration::from_secs(1));
     let bench = Bench::with(plan, 1).await;
     let mut client = bench.client().await;
     let head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n";
@@ -170,5 +193,6 @@ async fn a_client_that_takes_nothing_or_sends_nothing_is_dropped() {
     let body = vec![b'x'; 1 << 20];
     while server.write_all(&body).await.is_ok() {}
     assert_eq!(bench.line(1).await.fault, Some("client-idle"));
-    drop(client);
+    // What it did not take does not stay in the kernel.
+    assert!(!rest(&mut client).await.1);
 }

@@ -39,6 +39,8 @@ impl Server for TestServer {
     fn idle_connections_max(&self) -> usize {
         2
     }
+
+    fn carried(&self, _up: u64, _down: u64) {}
 }
 
 /// What a record said.

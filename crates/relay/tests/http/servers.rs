@@ -129,7 +129,7 @@ async fn bad_chunks_of_an_answer_break_it_off() {
 #[tokio::test]
 async fn a_slow_server_is_a_504_and_a_stopped_one_a_cut() {
     let mut plan = plan(http());
-    plan.timeouts.idle = Some(Duration::from_millis(200));
+    plan.timeouts.idle = Some(Duration::from_secs(1));
     let bench = Bench::with(plan, 1).await;
     let (mut client, mut server) = asked(&bench, GET).await;
     send(&mut server, "HTTP/1.1 200").await;
@@ -166,6 +166,22 @@ async fn a_connection_that_was_closed_unused_costs_no_request() {
         expect(&mut client, OK).await;
     }
     assert_eq!(bench.connects(), 4);
+}
+
+#[tokio::test]
+async fn an_answer_that_nobody_asked_for_answers_nobody() {
+    let bench = Bench::new().await;
+    let (mut client, mut server) = asked(&bench, GET).await;
+    send(&mut server, OK).await;
+    expect(&mut client, OK).await;
+    bench.line(0).await;
+    send(&mut server, "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil").await;
+    send(&mut client, GET).await;
+    let mut other = bench.server().await;
+    expect(&mut other, GET).await;
+    send(&mut other, OK).await;
+    expect(&mut client, OK).await;
+    assert_eq!(bench.connects(), 2);
 }
 
 #[tokio::test]
@@ -312,6 +328,30 @@ async fn unused_connections_are_bounded_and_the_last_one_goes_first() {
     // Two may be kept: the first is closed.
     ended(&mut pairs[0].1).await;
     assert_eq!((bench.pooled(), bench.connects()), (2, 3));
+}
+
+#[tokio::test]
+async fn an_unused_connection_is_closed_in_the_end() {
+    let mut plan = plan(http());
+    plan.timeouts.keep_alive = Duration::from_secs(1);
+    let bench = Bench::with(plan, 1).await;
+    let (mut client, mut server) = asked(&bench, GET).await;
+    send(&mut server, OK).await;
+    expect(&mut client, OK).await;
+    ended(&mut server).await;
+    assert_eq!(bench.pooled(), 0);
+}
+
+#[tokio::test]
+async fn a_switch_of_protocols_within_a_request_is_none() {
+    let bench = Bench::new().await;
+    let request = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n";
+    let mut client = bench.client().await;
+    send(&mut client, request).await;
+    let mut server = bench.server().await;
+    expect(&mut server, "POST / HTTP/1.1\r\n").await;
+    send(&mut server, "HTTP/1.1 101 S\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n").await;
+    assert!(whole_rest(&mut client).await.starts_with("HTTP/1.1 502 "));
 }
 
 #[tokio::test]

@@ -43,13 +43,19 @@ pub(super) struct Scene<'s> {
 /// There is no answer.
 pub(super) struct Miss {
     pub(super) fault: Fault,
-    /// The server has not sent a byte, and its connection is closed.
-    pub(super) is_untouched: bool,
+    /// The server has not sent a byte, and its connection is closed: another may be tried.
+    pub(super) is_repeatable: bool,
+}
+
+impl Miss {
+    pub(super) fn unless(self, is_final: bool) -> Self {
+        Self { is_repeatable: self.is_repeatable && !is_final, ..self }
+    }
 }
 
 impl From<Fault> for Miss {
     fn from(fault: Fault) -> Self {
-        Self { fault, is_untouched: false }
+        Self { fault, is_repeatable: false }
     }
 }
 
@@ -93,6 +99,7 @@ impl<S: Site> Exchange<'_, S> {
                 if interims > INTERIM_MAX {
                     return Err(Refusal::bad("the answer has no end of interim ones").into());
                 }
+                // One too many: the client was sent one, or has sent its body.
                 let is_late = reply.status == 100 && order.expects_continue && !awaits_continue;
                 awaits_continue &= reply.status != 100;
                 // HTTP/1.0 knows none (RFC 9110 section 15.2).
@@ -101,13 +108,7 @@ impl<S: Site> Exchange<'_, S> {
                 }
                 continue;
             }
-            let limit = match side {
-                _ if awaits_continue => Some(CONTINUE_WAIT),
-                // It has a limit of its own.
-                Side::Uploading { .. } => None,
-                Side::Abandoned => Some(self.idle().unwrap_or(ABANDONED_WAIT)),
-                Side::Out { .. } | Side::Uploaded { .. } => self.idle(),
-            };
+            let limit = self.patience(side, awaits_continue);
             let news = within(
                 limit,
                 poll_fn(|cx| {
@@ -137,8 +138,18 @@ impl<S: Site> Exchange<'_, S> {
         }
     }
 
+    fn patience(&self, side: &Side<'_>, awaits_continue: bool) -> Option<Duration> {
+        match side {
+            _ if awaits_continue => Some(CONTINUE_WAIT),
+            // It has a limit of its own.
+            Side::Uploading { .. } => None,
+            Side::Abandoned => Some(self.idle().unwrap_or(ABANDONED_WAIT)),
+            Side::Out { .. } | Side::Uploaded { .. } => self.idle(),
+        }
+    }
+
     fn missed(&self, input: &Input, interims: usize, fault: Fault) -> Miss {
-        Miss { fault, is_untouched: input.is_empty() && interims == 0 }
+        Miss { fault, is_repeatable: input.is_empty() && interims == 0 }
     }
 
     /// Sends an interim answer.

@@ -8,8 +8,9 @@ use crate::http::chunk::Chunks;
 use crate::http::framing::Body;
 use crate::http::io::{Elapsed, send, within};
 use crate::http::ledger::Ledger;
-use crate::http::order::{Onward, Reply, ReplyKind, begun};
+use crate::http::order::{Reply, ReplyKind, begun};
 use crate::http::record::Fault;
+use crate::http::refusal::Refusal;
 use crate::http::side::Side;
 use crate::http::site::Site;
 use sosplice::sys;
@@ -42,33 +43,20 @@ pub(super) enum Delivered {
     },
     /// The head has gone, and what came behind it.
     Tunnel,
-    /// Nothing was sent.
-    Refused(Fault),
-    /// Something was.
+    /// It was begun.
     Broken(Fault),
 }
 
 impl<S: Site> Exchange<'_, S> {
     /// Sends an answer, and what is still to come of its body.
-    pub(super) async fn deliver(&self, delivery: Delivery<'_, '_>) -> Delivered {
+    ///
+    /// # Errors
+    /// It is none, and nothing was sent.
+    pub(super) async fn deliver(&self, delivery: Delivery<'_, '_>) -> Result<Delivered, Refusal> {
         let Delivery { reply, server, input, head, mut side, status, carried } = delivery;
-        let begun = match reply.kind {
-            // What comes behind the head is the other protocol's.
-            ReplyKind::Interim | ReplyKind::Tunnel => Ok((input.filled().len(), None)),
-            ReplyKind::Final { unpacks: true, .. } => {
-                Ok((0, Some(Rest::Chunks { chunks: Chunks::default(), unpacks: true })))
-            }
-            ReplyKind::Final { body, .. } => {
-                begun(body, input).map(|(len, onward): (usize, Onward)| (len, Rest::of(onward)))
-            }
-        };
-        let (first, rest) = match begun {
-            Ok(begun) => begun,
-            Err(refusal) => return Delivered::Refused(Fault::Response(refusal)),
-        };
+        let (first, rest) = begun_answer(reply, input)?;
         if reply.kind == ReplyKind::Tunnel && !side.is_done() {
-            let refusal = super::super::Refusal::bad("the answer ends a request that goes on");
-            return Delivered::Refused(Fault::Response(refusal));
+            return Err(Refusal::bad("the answer ends a request that goes on"));
         }
         // A body that ends with its connection is not to look whole when it is not.
         let is_unframed = matches!(
@@ -85,8 +73,8 @@ impl<S: Site> Exchange<'_, S> {
         carried.copy += sent.saturating_sub(head.len()) as u64;
         match done {
             Ok(Ok(())) => input.consume(first),
-            Ok(Err(error)) => return Delivered::Broken(Fault::ClientFailed(error)),
-            Err(Elapsed) => return Delivered::Broken(Fault::ClientStalled),
+            Ok(Err(error)) => return Ok(Delivered::Broken(Fault::ClientFailed(error))),
+            Err(Elapsed) => return Ok(Delivered::Broken(Fault::ClientStalled)),
         }
         let ends_by_close = matches!(rest, Some(Rest::UntilClose));
         if let Some(rest) = rest {
@@ -101,17 +89,17 @@ impl<S: Site> Exchange<'_, S> {
             };
             // In a box: most answers end without it.
             if let Err(stop) = Box::pin(carry_beside(passage.carry(rest), &mut side)).await {
-                return Delivered::Broken(download_fault(stop));
+                return Ok(Delivered::Broken(download_fault(stop)));
             }
         }
         unfinished.resets = false;
         if reply.kind == ReplyKind::Tunnel {
-            return Delivered::Tunnel;
+            return Ok(Delivered::Tunnel);
         }
         let is_uploaded = side.is_done();
         // What follows an answer that was asked for is none.
         let is_reusable = reply.persists && is_uploaded && !ends_by_close && input.is_empty();
-        Delivered::Whole { is_uploaded, is_reusable }
+        Ok(Delivered::Whole { is_uploaded, is_reusable })
     }
 
     /// Joins both connections until both sides are done. `input` has what the client sent ahead.
@@ -156,6 +144,21 @@ impl<S: Site> Exchange<'_, S> {
         ledger.is_over = true;
         ledger.fault = fault;
         Next::Close
+    }
+}
+
+/// How much of what came behind the head goes with it, and what is still to come.
+fn begun_answer(reply: Reply, input: &Input) -> Result<(usize, Option<Rest>), Refusal> {
+    match reply.kind {
+        // What comes behind the head is the other protocol's.
+        ReplyKind::Interim | ReplyKind::Tunnel => Ok((input.filled().len(), None)),
+        ReplyKind::Final { unpacks: true, .. } => {
+            Ok((0, Some(Rest::Chunks { chunks: Chunks::default(), unpacks: true })))
+        }
+        ReplyKind::Final { body, .. } => {
+            let (len, onward) = begun(body, input)?;
+            Ok((len, Rest::of(onward)))
+        }
     }
 }
 
