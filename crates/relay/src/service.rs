@@ -21,9 +21,9 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
-use tokio::runtime::Runtime;
+use tokio::runtime::{Handle, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// Workers that are so busy that a listener takes longer to go are not waited for.
 const CLOSE_WAIT: Duration = Duration::from_secs(1);
@@ -282,9 +282,18 @@ impl State {
     /// # Errors
     /// Why everything is as it was.
     pub(crate) async fn reload_aside(self: &Arc<Self>) -> Result<String, String> {
-        let state = Arc::clone(self);
-        let done = tokio::task::spawn_blocking(move || state.reload()).await;
-        let done = done.unwrap_or_else(|_panic| Err("the reload has failed".to_owned()));
+        let (state, runtime) = (Arc::clone(self), Handle::current());
+        let (done, outcome) = oneshot::channel();
+        // Not one of the runtime's, which stay for a while, and which its end would wait for.
+        let work = move || {
+            let _context = runtime.enter();
+            // Who has asked may be gone.
+            let _ = done.send(state.reload());
+        };
+        let done = match std::thread::Builder::new().name("reload".to_owned()).spawn(work) {
+            Ok(_) => outcome.await.unwrap_or_else(|_panic| Err("it has failed, see stderr".into())),
+            Err(error) => Err(format!("no thread can be had for it: {error}")),
+        };
         match &done {
             Ok(told) => {
                 self.reloaded.add(1);

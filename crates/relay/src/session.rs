@@ -126,7 +126,11 @@ async fn relay(
     socket: Option<Unconnected>,
 ) {
     let finding = find_upstream(worker, binding, client, live.client(), local, socket);
-    let Some(Joined { upstream, addr, place }) = Box::pin(finding).await else { return };
+    let mut looking = Looking { worker, binding, client, live, is_over: false };
+    let found = Box::pin(finding).await;
+    looking.is_over = true;
+    drop(looking);
+    let Some(Joined { upstream, addr, place }) = found else { return };
     live.set_upstream(Some(addr));
     let entry = worker.registry.as_ref().and_then(|registry| {
         let relay_end = rustix::net::getsockname(&upstream).ok()?;
@@ -159,6 +163,28 @@ async fn relay(
     if let Some(healthy) = session.end() {
         // In a box: most sessions end without it.
         Box::pin(settled(healthy)).await;
+    }
+}
+
+/// A session that has no server yet. Killed, it ends as one that is refused.
+struct Looking<'s> {
+    worker: &'s Worker,
+    binding: &'s Binding,
+    client: &'s Registered,
+    live: &'s Live,
+    is_over: bool,
+}
+
+impl Drop for Looking<'_> {
+    fn drop(&mut self) {
+        if self.is_over || !self.live.is_killed() {
+            return;
+        }
+        // A FIN would look like an empty answer.
+        let _ = sys::reset_on_close(self.client);
+        self.worker.tally(self.binding).refused.add(1);
+        let relay = self.binding.relay.plan.told_name();
+        tracing::info!(relay, client = %self.live.client(), cause = "killed", "connection refused");
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::service::{Service, arrive, greet};
 use crate::support::pattern::{Ending, Pattern};
-use crate::support::peers::{accept, connect, finish, join_known, listener};
+use crate::support::peers::{Silent, accept, connect, finish, join_known, listener};
 use crate::support::wait_until;
 use std::io::ErrorKind;
 use std::net::TcpListener;
@@ -89,6 +89,22 @@ fn a_kill_resets_both_peers_and_nobody_else() {
     let told = service.refused(&["kill", &id]);
     assert!(told.contains(&format!("no running session has the number {id}")), "{told}");
     assert_eq!(service.json(&["stats"])["relays"][0]["ended"], 1);
+}
+
+/// It waits for a server that does not answer.
+#[test]
+fn a_session_without_a_server_is_killed_as_well() {
+    let silent = Silent::new();
+    let service = Service::to(&[&silent.listener]);
+    let client = connect(service.relay.addr());
+    silent.wait_for_syn();
+    let listed = service.json(&["sessions"]);
+    assert_eq!(listed[0]["upstream"], serde_json::Value::Null);
+    service.done(&["kill", &listed[0]["id"].to_string()]);
+    let ending = Pattern::new(1).expect_to_end(&client);
+    assert_eq!(ending, Ending::Failed(ErrorKind::ConnectionReset));
+    assert_eq!(service.relay.next("connection refused")["cause"], "killed");
+    assert_eq!(service.json(&["stats"])["relays"][0]["refused"], 1);
 }
 
 /// How many of 8 clients come to each of two servers.

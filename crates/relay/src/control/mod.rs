@@ -1,6 +1,6 @@
 //! The control socket: how `sosplice ctl` and `sosplice top` see a running service and steer it.
 //!
-//! A unix socket that nobody but its owner may open ([`Socket`]), and a protocol of one JSON
+//! A unix socket that nobody but its owner may open (`socket`), and a protocol of one JSON
 //! object a line ([`protocol`]), each with the version that it is written in. The types are those
 //! of both sides, so that what is written is what is read. It is served on the control thread's
 //! runtime: a client can make no worker wait for longer than it takes to copy the list of its
