@@ -216,12 +216,18 @@ pub(super) fn location(text: &str) -> Result<String, String> {
         (Some(host), _) if leads_nowhere(host) => {
             Err("no host behind the \"//\": write it, or {host}".into())
         }
-        (None, Some(path)) if leads_nowhere(path) && !path.starts_with("{query}") && !path.is_empty() => {
+        (None, Some(path)) if begins_host(path) => {
             Err("\"//\" would begin a host, of the client's choice with {path}: write https:// and the host".into())
         }
         (None, None) => Err("a location begins with https://, http:// or \"/\"".into()),
         _ => Ok(text.to_owned()),
     }
+}
+
+/// Whether what comes behind the first slash may begin with another. The query may be nothing.
+fn begins_host(text: &str) -> bool {
+    let rest = text.trim_start_matches("{query}");
+    !rest.is_empty() && leads_nowhere(rest)
 }
 
 /// Whether a path or nothing comes where a host should.

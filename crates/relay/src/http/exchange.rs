@@ -10,7 +10,7 @@ use super::io::{Elapsed, send, within};
 use super::ledger::Ledger;
 use super::order::{Onward, Order, Task};
 use super::record::Fault;
-use super::rewrite::{self, Persistence};
+use super::rewrite::{self, Own, Persistence};
 use super::side::Side;
 use super::site::{Peer, Site};
 use crate::plan::{Action, HttpPlan, RelayPlan, UpstreamId};
@@ -116,7 +116,9 @@ impl<'x, S: Site> Exchange<'x, S> {
             order.map_or((super::head::Version::Http11, false), |o| (o.version, o.is_head));
         let persistence = Persistence::new(keeps, version);
         let is_head = is_head || ledger.notes.method == "HEAD";
-        rewrite::answer(out, status, None, &[body, "\n"], persistence, is_head);
+        let own = Own { status, location: None, body: &[body, "\n"], is_head };
+        let client = self.peer.client.ip().to_canonical();
+        rewrite::answer(out, own, persistence, client, std::iter::empty());
         self.send_own(ledger, out, status, keeps).await
     }
 
@@ -169,7 +171,10 @@ impl<'x, S: Site> Exchange<'x, S> {
             _ => false,
         };
         let persistence = Persistence::new(keeps, order.version);
-        rewrite::answer(response, status, location, &[body], persistence, order.is_head);
+        let own = Own { status, location, body: &[body], is_head: order.is_head };
+        let client = self.peer.client.ip().to_canonical();
+        let rules = ledger.notes.verdict.rules(&self.http.rules);
+        rewrite::answer(response, own, persistence, client, rules);
         let next = self.send_own(ledger, response, status, keeps).await;
         ledger.is_over = true;
         next

@@ -102,7 +102,7 @@ pub(super) fn request<'h, 'b>(
         target,
         version,
         framing,
-        link: link(fields, version),
+        link: link(fields, version)?,
         expects_continue,
         fields,
     })
@@ -138,7 +138,7 @@ pub(super) fn response<'h, 'b>(
         status,
         reason: head.reason.unwrap_or(""),
         framing: framing(fields, version)?,
-        link: link(fields, version),
+        link: link(fields, version)?,
         fields,
     })
 }
@@ -164,7 +164,13 @@ fn framing(fields: &[Header<'_>], version: Version) -> Result<Framing, Refusal> 
     Ok(framing)
 }
 
-fn link(fields: &[Header<'_>], version: Version) -> Link {
+/// Bytes of Connection: all of it is searched for each field of a head.
+const CONNECTION_LEN_MAX: usize = 1024;
+
+fn link(fields: &[Header<'_>], version: Version) -> Result<Link, Refusal> {
+    if called(fields, "connection").map(<[u8]>::len).sum::<usize>() > CONNECTION_LEN_MAX {
+        return Err(Refusal::bad("Connection names too many fields"));
+    }
     let (mut close, mut keep_alive, mut upgrade, mut names_fields) = (false, false, false, false);
     for item in called(fields, "connection").flat_map(items) {
         if item.eq_ignore_ascii_case(b"close") {
@@ -177,14 +183,14 @@ fn link(fields: &[Header<'_>], version: Version) -> Link {
             names_fields = true;
         }
     }
-    Link {
+    Ok(Link {
         persists: !close && (version == Version::Http11 || keep_alive),
         // HTTP/1.0 has none (RFC 9110 section 7.8).
         upgrades: upgrade
             && version == Version::Http11
             && called(fields, "upgrade").next().is_some(),
         names_fields,
-    }
+    })
 }
 
 /// Exactly one Host in HTTP/1.1, at most one in HTTP/1.0 (RFC 9112 section 3.2).

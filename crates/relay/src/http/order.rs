@@ -206,7 +206,13 @@ impl Reply {
         let client = peer.client.ip().to_canonical();
         let rules = notes.verdict.rules(&http.rules);
         rewrite::response(out, &response, persistence, is_framed, client, rules);
-        Ok((Self { status: response.status, kind, persists: response.link.persists }, keeps))
+        // A body that is announced but not due (to HEAD; with 204, 304): should the server send it all
+        // the same, it would be read as the next answer, and the next may be another client's.
+        let framing = response.framing;
+        let announces = framing.is_chunked || framing.content_length.is_some_and(|len| len > 0);
+        let is_due = !matches!(kind, ReplyKind::Final { body: Body::None, .. });
+        let persists = response.link.persists && (is_due || !announces);
+        Ok((Self { status: response.status, kind, persists }, keeps))
     }
 }
 

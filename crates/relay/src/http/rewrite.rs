@@ -146,24 +146,37 @@ pub(super) fn response<'r>(
     out.extend_from_slice(b"\r\n");
 }
 
-/// Writes an answer of the relay's own, head and body.
-pub(super) fn answer(
+/// An answer of the relay's own.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Own<'a> {
+    pub(super) status: u16,
+    pub(super) location: Option<&'a str>,
+    /// In parts.
+    pub(super) body: &'a [&'a str],
+    /// Only the head goes: it was asked by HEAD.
+    pub(super) is_head: bool,
+}
+
+/// Writes an answer of the relay's own, head and body. `rules` are those that made it, if they did.
+pub(super) fn answer<'r>(
     out: &mut Vec<u8>,
-    status: u16,
-    location: Option<&str>,
-    body: &[&str],
+    own: Own<'_>,
     persistence: Persistence,
-    is_head: bool,
+    client: IpAddr,
+    rules: impl Iterator<Item = &'r Rule> + Clone,
 ) {
+    let Own { status, location, body, is_head } = own;
     out.clear();
     text(out, format_args!("HTTP/1.1 {status} {}\r\n", phrase(status)));
-    if let Some(location) = location {
+    let edits = Edits { all: rules.flat_map(|rule| &rule.response_edits), client };
+    if let Some(location) = location.filter(|_| !edits.replaces("location")) {
         put(out, &[b"Location: ", location.as_bytes(), b"\r\n"]);
     }
     let body_len: usize = body.iter().map(|part| part.len()).sum();
-    if body_len > 0 {
+    if body_len > 0 && !edits.replaces("content-type") {
         out.extend_from_slice(b"Content-Type: text/plain; charset=utf-8\r\n");
     }
+    edits.write(out);
     text(out, format_args!("Content-Length: {body_len}\r\n"));
     out.extend_from_slice(persistence.field());
     out.extend_from_slice(b"\r\n");
@@ -228,7 +241,7 @@ impl Kind {
             7 if is(name, "upgrade") => Self::Upgrade,
             10 if is(name, "connection") || is(name, "keep-alive") => Self::Hop,
             14 if is(name, "content-length") => Self::Length,
-            15 if is(name, "x-forwarded-for") => Self::ForwardedFor,
+            15 if is_read_as(name, "x-forwarded-for") => Self::ForwardedFor,
             16 if is(name, "proxy-connection") => Self::Hop,
             17 if is(name, "transfer-encoding") => Self::Hop,
             _ => Self::Plain,
@@ -238,6 +251,13 @@ impl Kind {
 
 fn is(name: &str, known: &str) -> bool {
     name.eq_ignore_ascii_case(known)
+}
+
+/// Whether a server may take the one name for the other: what goes by CGI's rules (RFC 3875
+/// section 4.1.18), as WSGI and PHP do, has one variable for `X-A` and `X_A`.
+fn is_read_as(name: &str, known: &str) -> bool {
+    let plain = |byte: u8| if byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
+    name.len() == known.len() && name.bytes().map(plain).eq(known.bytes().map(plain))
 }
 
 /// Whether Connection names the field, and may.
@@ -305,7 +325,7 @@ impl<'r, I: Iterator<Item = &'r HeaderEdit> + Clone> Edits<I> {
 fn takes_away(edit: &HeaderEdit, called: &str) -> bool {
     match edit {
         HeaderEdit::Put { how: SetOrAdd::Set, name, .. } | HeaderEdit::Remove { name } => {
-            is(name, called)
+            is_read_as(name, called)
         }
         HeaderEdit::Put { how: SetOrAdd::Add, .. } => false,
     }

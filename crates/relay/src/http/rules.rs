@@ -1,8 +1,8 @@
 //! The rules of a plan against a request.
 //!
 //! The path is compared as it was sent, and again as a server may read it, if that differs
-//! ([`target::plain`]): a rule holds if it holds for either, so that no spelling gets past one
-//! that blocks. What cannot be compared (a path with an encoded slash) is refused where a rule
+//! ([`target::plain`], and this without [parameters](target::without_parameters)): a rule holds if
+//! it holds for any of them, so that no spelling gets past one that blocks. What cannot be compared (a path with an encoded slash) is refused where a rule
 //! asks for paths at all. Queries and cookies are compared as they were sent.
 
 use super::framing::called;
@@ -22,6 +22,7 @@ pub(super) struct Verdict {
     pub(super) decided: Option<u16>,
     /// Reused from one request to the next.
     plain: String,
+    bare: String,
 }
 
 impl Verdict {
@@ -45,7 +46,10 @@ impl Verdict {
             return Err(Refusal::bad("the path has an encoded slash"));
         }
         let differs = target::plain(path, &mut self.plain);
-        let asked = Asked { request, client, plain: differs.then_some(self.plain.as_str()) };
+        let plain = differs.then_some(self.plain.as_str());
+        let has_parameters = target::without_parameters(plain.unwrap_or(path), &mut self.bare);
+        let bare = has_parameters.then_some(self.bare.as_str());
+        let asked = Asked { request, client, others: [plain, bare] };
         for (place, rule) in (0u16..).zip(rules) {
             if rule.conditions.iter().all(|condition| asked.meets(condition)) {
                 self.matched.push(place);
@@ -81,8 +85,8 @@ fn asks_for_path(rule: &Rule) -> bool {
 struct Asked<'a> {
     request: &'a Request<'a, 'a>,
     client: IpAddr,
-    /// Where it differs from the path as sent.
-    plain: Option<&'a str>,
+    /// Other readings of the path, where they differ from it as sent.
+    others: [Option<&'a str>; 2],
 }
 
 impl Asked<'_> {
@@ -99,7 +103,7 @@ impl Asked<'_> {
             }),
             Match::Path(pattern) => {
                 path_matches(pattern, request.target.path)
-                    || self.plain.is_some_and(|plain| path_matches(pattern, plain))
+                    || self.others.iter().flatten().any(|path| path_matches(pattern, path))
             }
             Match::Method(methods) => methods.iter().any(|method| method == request.method),
             Match::Header(field) => {

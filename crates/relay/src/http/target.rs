@@ -95,13 +95,13 @@ fn is_port(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_digit()) && text.parse::<u16>().is_ok()
 }
 
-/// A Host or an authority without its port, and without the dot of the root.
+/// A Host or an authority without its port, and without the dot of the root, however often.
 pub(super) fn host_name(authority: &str) -> &str {
     let host = match authority.rsplit_once(':') {
         Some((host, port)) if !port.ends_with(']') => host,
         _ => authority,
     };
-    host.strip_suffix('.').unwrap_or(host)
+    host.trim_end_matches('.')
 }
 
 /// Whether a server could read a segment `.` or `..` in it: plain or encoded, between slashes
@@ -173,6 +173,24 @@ pub(super) fn plain(path: &str, plain: &mut String) -> bool {
         rest = &rest[len..];
     }
     plain != path
+}
+
+/// Writes the path without the parameters of its segments (`/a;x=1/b` is `/a/b`) into `bare`, as
+/// servers read it that take them away before they look for what is asked. True if it has some.
+pub(super) fn without_parameters(path: &str, bare: &mut String) -> bool {
+    bare.clear();
+    if !path.contains(';') {
+        return false;
+    }
+    for segment in path.split('/').skip(1) {
+        let name = segment.split(';').next().unwrap_or(segment);
+        // What is left of `/;/` is two slashes, which are one.
+        if !bare.ends_with('/') {
+            bare.push('/');
+        }
+        bare.push_str(name);
+    }
+    true
 }
 
 #[cfg(test)]
@@ -263,6 +281,22 @@ mod tests {
         assert_eq!(host_name("a.b.:80"), "a.b");
         assert_eq!(host_name("[::1]"), "[::1]");
         assert_eq!(host_name("[::1]:80"), "[::1]");
+    }
+
+    #[test]
+    fn parameters_are_no_part_of_a_segment() {
+        let mut text = String::new();
+        assert!(!without_parameters("/a/b", &mut text));
+        for (path, bare) in [
+            ("/a;x=1", "/a"),
+            ("/a;x;y/b;", "/a/b"),
+            ("/;/a", "/a"),
+            ("/;x/;y/a/", "/a/"),
+            ("/;", "/"),
+        ] {
+            assert!(without_parameters(path, &mut text));
+            assert_eq!(text, bare, "{path}");
+        }
     }
 
     #[test]

@@ -37,16 +37,16 @@ async fn a_rule_answers_routes_and_edits() {
     let http = HttpPlan { rules, forwarded_for: true, ..HttpPlan::default() };
     let bench = Bench::with(plan(http), 2).await;
     let mut client = bench.client().await;
-    let blocked = "HTTP/1.1 403 Forbidden\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 9\r\n\r\n";
+    let blocked = "HTTP/1.1 403 Forbidden\r\nContent-Type: text/plain; charset=utf-8\r\nServer: none\r\nContent-Length: 9\r\n\r\n";
     // The body is passed over, not taken for a request.
     send(&mut client, "POST /admin HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nGET ").await;
     expect(&mut client, &format!("{blocked}not here\n")).await;
-    send(&mut client, "HEAD /%61dmin/x HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    send(&mut client, "HEAD /;a/%61dmin;b=c/x HTTP/1.1\r\nHost: a\r\n\r\n").await;
     expect(&mut client, blocked).await;
     send(&mut client, "GET /old/x?y=z HTTP/1.1\r\nHost: a:80\r\n\r\n").await;
     expect(
         &mut client,
-        "HTTP/1.1 308 Permanent Redirect\r\nLocation: https://a/old/x?y=z\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.1 308 Permanent Redirect\r\nLocation: https://a/old/x?y=z\r\nServer: none\r\nContent-Length: 0\r\n\r\n",
     )
     .await;
     for (path, at) in [("/api/x", 1), ("/other", 0)] {

@@ -309,6 +309,25 @@ async fn a_server_that_stops_reading_may_still_answer() {
 }
 
 #[tokio::test]
+async fn a_body_that_was_not_due_never_becomes_the_next_answer() {
+    for (method, status) in
+        [("HEAD", "200 OK"), ("GET", "204 No Content"), ("GET", "304 Not Modified")]
+    {
+        let bench = Bench::new().await;
+        let request = GET.replacen("GET", method, 1);
+        let (mut client, mut server) = asked(&bench, &request).await;
+        send(&mut server, format!("HTTP/1.1 {status}\r\nContent-Length: 5\r\n\r\n")).await;
+        // It would send the body now, and another client's request may be quicker.
+        ended(&mut server).await;
+        let length = if status.starts_with("204") { "" } else { "Content-Length: 5\r\n" };
+        expect(&mut client, &format!("HTTP/1.1 {status}\r\n{length}\r\n")).await;
+        assert_eq!((bench.line(0).await.fault, bench.pooled()), (None, 0));
+        send(&mut client, GET).await;
+        expect(&mut bench.server().await, GET).await;
+    }
+}
+
+#[tokio::test]
 async fn unused_connections_are_bounded_and_the_last_one_goes_first() {
     let bench = Bench::new().await;
     let mut pairs = Vec::new();

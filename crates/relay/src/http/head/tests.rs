@@ -244,3 +244,14 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn connection_names_no_more_than_can_be_searched() {
+    let parsed = |len: usize| {
+        let text =
+            format!("GET / HTTP/1.1\r\nHost: a\r\nConnection: b{}\r\n\r\n", ",".repeat(len - 1));
+        request(text.as_bytes(), &mut slots(), 100).map(|request| request.link.names_fields)
+    };
+    assert_eq!(parsed(CONNECTION_LEN_MAX), Ok(true));
+    assert_eq!(parsed(CONNECTION_LEN_MAX + 1).map_err(|refusal| refusal.status), Err(400));
+}

@@ -155,14 +155,50 @@ fn a_redirect_stays_on_its_host() {
 #[test]
 fn an_answer_of_our_own() {
     let mut out = Vec::new();
-    answer(&mut out, 502, None, &["no", "\n"], Persistence::Close, false);
+    let client = AROUND(true).client;
+    let own = Own { status: 502, location: None, body: &["no", "\n"], is_head: false };
+    answer(&mut out, own, Persistence::Close, client, [].iter());
     assert_eq!(
         String::from_utf8_lossy(&out),
         "HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 3\r\nConnection: close\r\n\r\nno\n"
     );
-    answer(&mut out, 301, Some("/x"), &[], Persistence::Silent, true);
+    let own = Own { status: 301, location: Some("/x"), body: &[], is_head: true };
+    answer(&mut out, own, Persistence::Silent, client, [].iter());
     assert_eq!(
         String::from_utf8_lossy(&out),
         "HTTP/1.1 301 Moved Permanently\r\nLocation: /x\r\nContent-Length: 0\r\n\r\n"
+    );
+}
+
+fn set(name: &str, value: &str) -> HeaderEdit {
+    HeaderEdit::Put { how: SetOrAdd::Set, name: name.into(), value: value.into() }
+}
+
+#[test]
+fn a_rule_edits_its_own_answer_too() {
+    let edits = vec![
+        set("Content-Type", "text/html"),
+        set("Cache-Control", "no-store"),
+        set("Content-Length", "9"),
+    ];
+    let own = Own { status: 403, location: None, body: &["no"], is_head: false };
+    let mut out = Vec::new();
+    answer(&mut out, own, Persistence::Silent, AROUND(true).client, [with(vec![], edits)].iter());
+    assert_eq!(
+        String::from_utf8_lossy(&out),
+        "HTTP/1.1 403 Forbidden\r\nContent-Type: text/html\r\nCache-Control: no-store\r\nContent-Length: 2\r\n\r\nno"
+    );
+}
+
+#[test]
+fn no_underscore_gets_past_what_takes_a_field_away() {
+    let rules = [with(
+        vec![set("X-User", "nobody"), HeaderEdit::Remove { name: "x-debug".into() }],
+        vec![],
+    )];
+    let text = "GET / HTTP/1.1\r\nHost: a\r\nX_User: root\r\nx_debug: 1\r\nX_Forwarded-For: 9.9.9.9\r\nX_Other: 1\r\n\r\n";
+    assert_eq!(
+        sent(text, true, &rules),
+        "GET / HTTP/1.1\r\nHost: a\r\nX_Other: 1\r\nX-User: nobody\r\nX-Forwarded-For: 192.0.2.7\r\n\r\n"
     );
 }
