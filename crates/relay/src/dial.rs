@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 pub(crate) struct Peer {
     /// As a PROXY header says, where one is believed.
     pub(crate) client: SocketAddr,
-    /// The address that the client connected to.
+    /// The address that the client connected to; where no server is told of it, any.
     pub(crate) local: SocketAddr,
 }
 

@@ -125,7 +125,11 @@ async fn relay(
     local: Option<SocketAddr>,
     socket: Option<Unconnected>,
 ) {
-    let finding = find_upstream(worker, binding, client, live.client(), local, socket);
+    // Where it came in is asked for only if it is told: that is a system call.
+    let asked = || binding.relay.plan.send_proxy.and_then(|_| local_addr(client));
+    let addr = live.client();
+    let peer = Peer { client: addr, local: local.or_else(asked).unwrap_or(addr) };
+    let finding = find_upstream(worker, binding, client, peer, socket);
     let mut looking = Looking { worker, binding, client, live, is_over: false };
     let found = Box::pin(finding).await;
     looking.is_over = true;
@@ -201,11 +205,10 @@ async fn find_upstream(
     worker: &Worker,
     binding: &Binding,
     client: &Registered,
-    client_addr: SocketAddr,
-    local: Option<SocketAddr>,
+    peer: Peer,
     mut first: Option<Unconnected>,
 ) -> Option<Joined> {
-    let plan = &binding.relay.plan;
+    let (plan, client_addr) = (&binding.relay.plan, peer.client);
     let mut last = None;
     let mut tried = Tried::default();
     let upstream = worker.upstream(binding)?;
@@ -225,10 +228,6 @@ async fn find_upstream(
         let place = match place {
             Ok(place) => place,
             Err(why) => break why,
-        };
-        let peer = Peer {
-            client: client_addr,
-            local: local.or_else(|| local_addr(client)).unwrap_or(client_addr),
         };
         match dial::connect(plan, place.server(), peer, &mut first).await {
             Ok((upstream, addr)) => return Some(Joined { upstream, addr, place }),
