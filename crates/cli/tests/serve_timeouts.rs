@@ -176,8 +176,9 @@ fn a_host_that_is_not_there_is_given_up() {
     }
     let commands = [
         "link set lo up",
-        "link add sosplice0 type dummy",
+        "link add sosplice0 type veth peer name sosplice1",
         "address add 192.0.2.1/24 dev sosplice0",
+        "link set sosplice1 up arp off",
         "link set sosplice0 up arp off",
     ];
     for command in commands {
