@@ -141,7 +141,12 @@ async fn relay(
         Some(Box::new(registry.enter(SocketAddr::try_from(relay_end).ok()?, live)))
     });
     let plan = &binding.relay.plan;
-    let limits = Limits { max: plan.max_bytes, idle: plan.timeouts.idle, engine: plan.engine };
+    let limits = Limits {
+        max: plan.max_bytes,
+        idle: plan.timeouts.idle,
+        engine: plan.engine,
+        ..Limits::default()
+    };
     // Both are stream sockets by construction.
     let Ok(both) = Both::new(client, &upstream, limits, OnMax::EndBoth) else {
         return;

@@ -283,7 +283,7 @@ fn run(seed: u64, calm: bool) {
     let (a, b) = (RefCell::new(Sim::new(0, seed)), RefCell::new(Sim::new(1, seed)));
     let engines = [EngineChoice::Auto, EngineChoice::Pipe, EngineChoice::Copy];
     let idle = (!calm && random.chance(3)).then_some(Duration::from_millis(50));
-    let limits = Limits { max: None, idle, engine: engines[random.below(3) as usize] };
+    let limits = Limits { idle, engine: engines[random.below(3) as usize], ..Limits::default() };
     let mut now = Instant::now();
     let one_way = |_, limits| Ok(Lane::Stream(Mover::new(limits, true, now)));
     let Ok(mut duplex) = Duplex::new::<Infallible>(limits, OnMax::EndDirection, one_way);

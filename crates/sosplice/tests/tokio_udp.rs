@@ -15,7 +15,7 @@ use support::udp::*;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-const NONE: Limits = Limits { max: None, idle: None, engine: EngineChoice::Auto };
+const NONE: Limits = Limits { max: None, idle: None, engine: EngineChoice::Auto, piece: None };
 
 fn registered(socket: &UdpSocket) -> Registered {
     Registered::new(socket.try_clone().unwrap().into()).unwrap()

@@ -16,7 +16,7 @@ use std::time::Duration;
 use support::tcp_pair;
 use support::udp::*;
 
-const NONE: Limits = Limits { max: None, idle: None, engine: EngineChoice::Auto };
+const NONE: Limits = Limits { max: None, idle: None, engine: EngineChoice::Auto, piece: None };
 
 fn max(bytes: u64) -> Limits {
     Limits { max: Some(bytes), ..NONE }

@@ -13,6 +13,10 @@ use std::time::Duration;
 
 /// From so many bytes on, what is left of a body is bulk: the pipe takes it from the start.
 const PIPE_LEN_MIN: u64 = 64 * 1024;
+/// Taken into a pipe at a time: see [`Limits::piece`]. A server that sends files gives single pages, of
+/// which so many are sure to go out as one message. 1 MB answers of nginx cost 301 ms a GB with it and 447
+/// without, uploads 335 and 434 (HAProxy 262 to 379; bbr, two rounds each).
+const PIECE: u32 = 48 * 1024;
 /// From so many bytes on, the rest of a chunk is spliced; less is copied with its framing.
 const CHUNK_LEN_MIN: u64 = 32 * 1024;
 /// Read at a time to find the next chunk, where chunks are large and where they are not. What is
@@ -84,7 +88,7 @@ impl Passage<'_> {
             (EngineChoice::Auto, Some(len)) if len >= bulk => EngineChoice::Pipe,
             (choice, _) => choice,
         };
-        let limits = Limits { max, idle: self.idle, engine };
+        let limits = Limits { max, idle: self.idle, engine, piece: Some(PIECE) };
         let end = splice(self.source, self.drain, limits).await.map_err(Stop::SourceFailed)?;
         *self.carried += end.carried;
         match end.cause {

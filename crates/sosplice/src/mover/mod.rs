@@ -44,6 +44,11 @@ pub struct Limits {
     pub idle: Option<Duration>,
     /// Which engine may carry the bytes.
     pub engine: EngineChoice,
+    /// Take at most so many bytes at a time into a pipe; None for as many as there are. splice(2) gives
+    /// 16 pages to a socket at once and says of each such message but the last that more follows
+    /// (fs/splice.c, `splice_to_socket`), which a drain that paces (bbr) holds back: where a source has its bytes in single pages, as a
+    /// server has that sends files, less than 64 KiB at a time costs less. Of larger pieces it costs more.
+    pub piece: Option<u32>,
 }
 
 /// The two sockets of one direction, as the mover sees them. No call may sleep;
@@ -131,6 +136,8 @@ pub struct Mover {
     carried: Tally,
     /// Bytes that may still be taken; `u64::MAX` stands for no limit.
     allowance: u64,
+    /// Bytes that may be taken into a pipe at a time.
+    piece: u32,
     idle: Option<Duration>,
     /// The last movement; before it, the beginning.
     last: Instant,
@@ -171,6 +178,7 @@ impl Mover {
             gait: Gait::new(limits.engine, can_pipe),
             carried: Tally::default(),
             allowance: limits.max.unwrap_or(u64::MAX),
+            piece: limits.piece.unwrap_or(u32::MAX),
             idle: limits.idle,
             last: now,
             bulk: Bulk::new(),
@@ -258,7 +266,10 @@ impl Mover {
     fn take(&mut self, ends: &mut impl Ends, store: &mut Store, len: usize) -> io::Result<Take> {
         if self.gait.next() == Engine::Pipe {
             match store.pipe() {
-                Some(pipe) => return self.vessel.fill(pipe, ends, store, &mut self.gait, len),
+                Some(pipe) => {
+                    let len = len.min(self.piece as usize);
+                    return self.vessel.fill(pipe, ends, store, &mut self.gait, len);
+                }
                 // The copy engine needs none.
                 None => self.gait.no_pipe(),
             }

@@ -260,6 +260,20 @@ fn ping_pong_never_leaves_copy_and_costs_two_calls_a_message() {
 }
 
 #[test]
+fn a_pipe_takes_no_more_than_a_piece_at_a_time() {
+    for (piece, held) in [(Some(1000), 1000), (None, 5000)] {
+        let engine = EngineChoice::Pipe;
+        let mut mover = mover(Limits { engine, piece, ..Limits::default() });
+        let mut script = Script::new(&[queued(5000), Source::Eof], &[Drain::Full]);
+        assert_eq!(step(&mut mover, &mut script).then, Then::Wait(Need::Drain));
+        assert_eq!(mover.held(), held);
+        script.drain.push_back(ROOM);
+        assert_eq!(step(&mut mover, &mut script).then, Then::End(Cause::Eof));
+        assert_eq!(script.given, bytes(0..5000));
+    }
+}
+
+#[test]
 fn an_urgent_mark_is_stepped_over() {
     let mut mover = mover(Limits { engine: EngineChoice::Pipe, ..Limits::default() });
     let mut script =
@@ -499,7 +513,13 @@ fn limits() -> impl Strategy<Value = Limits> {
     let idle = prop_oneof![Just(None), (1..20u64).prop_map(|ms| Some(Duration::from_millis(ms)))];
     let engine =
         prop_oneof![Just(EngineChoice::Auto), Just(EngineChoice::Pipe), Just(EngineChoice::Copy)];
-    (max, idle, engine).prop_map(|(max, idle, engine)| Limits { max, idle, engine })
+    let piece = prop_oneof![Just(None), (1..200_000u32).prop_map(Some)];
+    (max, idle, engine, piece).prop_map(|(max, idle, engine, piece)| Limits {
+        max,
+        idle,
+        engine,
+        piece,
+    })
 }
 
 proptest! {

@@ -129,7 +129,7 @@ impl<S: Site> Exchange<'_, S> {
             }
         }
         input.rest();
-        let limits = Limits { max: None, idle: self.idle(), engine: self.relay.engine };
+        let limits = Limits { idle: self.idle(), engine: self.relay.engine, ..Limits::default() };
         // Both are stream sockets by construction.
         let Ok(both) = Both::new(self.client, server, limits, OnMax::EndBoth) else {
             return Next::Close;
