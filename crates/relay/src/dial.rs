@@ -1,6 +1,7 @@
 //! To a server: its addresses in turn, each within the plan's time, and a PROXY header first
 //! where the plan says so.
 
+use crate::http::Peer;
 use crate::plan::RelayPlan;
 use crate::proxy;
 use crate::upstream::{Server, Unconnected};
@@ -9,15 +10,6 @@ use sosplice::tokio::Registered;
 use std::io;
 use std::net::SocketAddr;
 
-/// Who the connection is for.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Peer {
-    /// As a PROXY header says, where one is believed.
-    pub(crate) client: SocketAddr,
-    /// The address that the client connected to; where no server is told of it, any.
-    pub(crate) local: SocketAddr,
-}
-
 /// A server that no address of took the connection, with the last one and why.
 #[derive(Debug)]
 pub(crate) struct Failed {
@@ -25,7 +17,7 @@ pub(crate) struct Failed {
     pub(crate) error: io::Error,
 }
 
-/// Connects; the first address gets `socket`, if there is one. The server is told how it went.
+/// Connects; where no server is told of `peer`, its `local` may be any address. The first address gets `socket`, if there is one. The server is told how it went.
 ///
 /// # Errors
 /// [`Failed`].

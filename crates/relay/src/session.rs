@@ -1,8 +1,8 @@
 //! One connection, from accept to close: who is it, connect upstream, splice both ways, account.
 
-use crate::dial::{self, Failed, Peer};
+use crate::dial::{self, Failed};
 use crate::graph::{Binding, Clients, OneOfClient};
-use crate::http;
+use crate::http::{self, Peer};
 use crate::live::{Entry, Live};
 use crate::plan::{Protocol, Timeouts};
 use crate::proxy;
@@ -61,7 +61,7 @@ pub(crate) async fn run(worker: &Arc<Worker>, live: &Arc<Live>, client: Accepted
     };
     match &binding.relay.plan.protocol {
         Protocol::Http(_) => {
-            let peer = http::Peer {
+            let peer = Peer {
                 client: live.client(),
                 local: local.or_else(|| local_addr(&client)).unwrap_or(addr),
             };

@@ -97,7 +97,6 @@ impl Site for Connection {
         place: &Place,
         peer: Peer,
     ) -> io::Result<Registered> {
-        let peer = dial::Peer { client: peer.client, local: peer.local };
         let dialled = dial::connect(&current.relay.plan, place.server(), peer, &mut None).await;
         let (upstream, addr) = dialled.map_err(|failed| failed.error)?;
         self.live.set_upstream(Some(addr));
