@@ -7,7 +7,7 @@
 use crate::connection;
 use crate::domain::{self, DOMAIN, Slot};
 use crate::lock;
-use crate::sys::{self, Raw, enter};
+use crate::sys::{self, Raw, Waiter};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 /// How often the carrier is looked after where the kernel does not tell of it, in ns.
@@ -33,36 +33,12 @@ fn for_one(word: &AtomicU32, value: u32, limit_ns: u64) -> Raw {
     sys::futex_wait(word, value, Some(&sys::timespec_of(limit_ns)))
 }
 
-/// struct futex_waitv of linux/futex.h.
-#[repr(C)]
-struct Waiter {
-    value: u64,
-    word: u64,
-    flags: u32,
-    reserved: u32,
-}
-
-impl Waiter {
-    fn new(word: &AtomicU32, value: u32) -> Self {
-        // Not private: the memory is shared with other processes.
-        const FUTEX_32: u32 = 2;
-        Self {
-            value: value.into(),
-            word: word.as_ptr().addr() as u64,
-            flags: FUTEX_32,
-            reserved: 0,
-        }
-    }
-}
-
 fn for_both(word: &AtomicU32, value: u32) -> Raw {
     let life = DOMAIN.life.load(Ordering::Acquire);
     if domain::is_orphaned() {
         return 0;
     }
-    let waiters = [Waiter::new(word, value), Waiter::new(&DOMAIN.life, life)];
-    // SAFETY: the records and their words live through the call; a null time is no limit.
-    let done = unsafe { enter!(SYS_futex_waitv, waiters.as_ptr(), waiters.len(), 0, 0, 0) };
+    let done = sys::futex_waitv(&[Waiter::new(word, value), Waiter::new(&DOMAIN.life, life)], None);
     if done == -(libc::ENOSYS as Raw) || done == -(libc::EPERM as Raw) {
         CAN_WAIT_FOR_BOTH.store(false, Ordering::Relaxed);
     }

@@ -99,6 +99,17 @@ pub fn int_option(fd: c_int, level: c_int, name: c_int) -> Result<c_int, c_int> 
     if done < 0 { Err(-done as c_int) } else { Ok(value) }
 }
 
+/// SO_RCVTIMEO, if it is set.
+pub fn receive_limit(fd: c_int) -> Option<libc::timespec> {
+    let mut limit = libc::timeval { tv_sec: 0, tv_usec: 0 };
+    let mut len = size_of::<libc::timeval>() as libc::socklen_t;
+    let (level, name) = (libc::SOL_SOCKET, libc::SO_RCVTIMEO);
+    // SAFETY: both outputs live through the call.
+    unsafe { enter!(SYS_getsockopt, fd, level, name, &raw mut limit, &raw mut len) };
+    let is_set = limit.tv_sec != 0 || limit.tv_usec != 0;
+    is_set.then_some(libc::timespec { tv_sec: limit.tv_sec, tv_nsec: limit.tv_usec * 1000 })
+}
+
 /// Sets an int option of a socket, if it takes it.
 pub fn set_int_option(fd: c_int, level: c_int, name: c_int, value: c_int) {
     // SAFETY: the value lives through the call.
@@ -216,13 +227,45 @@ pub fn futex_wait(
     unsafe { enter!(SYS_futex, word.as_ptr(), libc::FUTEX_WAIT, value, timeout, 0, 0) }
 }
 
+/// struct futex_waitv of linux/futex.h.
+#[repr(C)]
+pub struct Waiter {
+    value: u64,
+    word: u64,
+    flags: u32,
+    reserved: u32,
+}
+
+impl Waiter {
+    pub fn new(word: &std::sync::atomic::AtomicU32, value: u32) -> Self {
+        // Not private: the memory is shared with other processes.
+        const FUTEX_32: u32 = 2;
+        Self {
+            value: value.into(),
+            word: word.as_ptr().addr() as u64,
+            flags: FUTEX_32,
+            reserved: 0,
+        }
+    }
+}
+
+/// Sleeps while each word has its value, until this time of CLOCK_MONOTONIC (Linux 5.16). Unlike [`futex_wait`] with a time
+/// limit it is restarted by the kernel behind a signal handler that says so (SA_RESTART).
+pub fn futex_waitv(waiters: &[Waiter], until: Option<&libc::timespec>) -> Raw {
+    let until = until.map_or(std::ptr::null(), std::ptr::from_ref);
+    let (at, count) = (waiters.as_ptr(), waiters.len());
+    // SAFETY: the records, their words and the time live through the call; a null time is no limit.
+    unsafe { enter!(SYS_futex_waitv, at, count, 0, until, libc::CLOCK_MONOTONIC) }
+}
+
 pub fn timespec_of(ns: u64) -> libc::timespec {
     libc::timespec { tv_sec: (ns / 1_000_000_000) as i64, tv_nsec: (ns % 1_000_000_000) as i64 }
 }
 
-pub fn futex_wake(word: &std::sync::atomic::AtomicU32, count: c_int) {
+/// How many were woken.
+pub fn futex_wake(word: &std::sync::atomic::AtomicU32, count: c_int) -> Raw {
     // SAFETY: the word lives through the call.
-    unsafe { enter!(SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, count, 0, 0, 0) };
+    unsafe { enter!(SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, count, 0, 0, 0) }
 }
 
 /// Blocks every signal on this thread; returns the mask from before.

@@ -19,7 +19,7 @@ pub const RING_BYTES_MIN: usize = 4096;
 pub const RING_BYTES_MAX: usize = 64 << 20;
 
 /// First word of a header: the layout's name and version.
-pub const MAGIC: u64 = u64::from_le_bytes(*b"sosring2");
+pub const MAGIC: u64 = u64::from_le_bytes(*b"sosring3");
 
 /// [`Bell::bell_at`]: do not ring.
 pub const NEVER: u64 = 0;
@@ -97,6 +97,9 @@ pub struct Bell {
     pub grant: AtomicU64,
     /// Not zero when the reader looks at the ring.
     pub attached: AtomicU32,
+    /// One while a reader sleeps at this very word (a futex), or is about to: whoever has something for it puts zero
+    /// there, and wakes it.
+    pub parked: AtomicU32,
     /// Bytes that were given back, by way of the ring's memory.
     pub returned: AtomicU64,
     /// One more than the bytes that will have been given back; zero while that is not known.
@@ -170,6 +173,7 @@ impl Lane {
                 returned: AtomicU64::new(0),
                 returning: AtomicU64::new(0),
                 attached: AtomicU32::new(0),
+                parked: AtomicU32::new(0),
                 leaves: AtomicU32::new(0),
                 left: AtomicU32::new(0),
             },

@@ -289,7 +289,7 @@ fn play(role: usize, room: usize, script: Vec<Scribble>, steps: Vec<Step>) {
                 // A peek that waits for more than TCP has yields until it comes.
                 let all = all && !peek;
                 let low_water = if peek { 1 } else { low_water };
-                let how = ReadHow { peek, all, now, spin_ns: 5_000_000, low_water };
+                let how = ReadHow { peek, all, now, spin_ns: 5_000_000, low_water, may_park: true };
                 let read = stream::recv(&end, &socket, &threads, to, how);
                 assert!(read.is_err() || read.is_ok_and(|count| count <= len));
             }

@@ -9,7 +9,7 @@
 #![cfg(loom)]
 
 use loom::cell::UnsafeCell;
-use loom::sync::atomic::{AtomicBool, Ordering};
+use loom::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use loom::sync::{Arc, Condvar, Mutex};
 use rustix::io::Errno;
 use sosplice_local::end::{Arm, End, Found, Own, Way};
@@ -71,6 +71,14 @@ impl Wire {
 struct Socket<'a> {
     incoming: &'a Wire,
     outgoing: &'a Wire,
+    futex: &'a Futex,
+}
+
+/// Where readers sleep at a word, without a time limit: who is not woken sleeps for ever.
+#[derive(Default)]
+struct Futex {
+    lock: Mutex<()>,
+    woken: Condvar,
 }
 
 impl Socket<'_> {
@@ -112,6 +120,20 @@ impl Tcp for Socket<'_> {
             queue = self.incoming.arrived.wait(queue).expect("a lock");
         }
         Ok(usize::from(!queue.0.is_empty()))
+    }
+
+    fn park(&self, word: &AtomicU32, _: u64, _: bool) -> Result<(), Errno> {
+        let mut held = self.futex.lock.lock().expect("a lock");
+        while word.load(Ordering::Relaxed) == 1 {
+            held = self.futex.woken.wait(held).expect("a lock");
+        }
+        Ok(())
+    }
+
+    fn unpark(&self, _: &AtomicU32) -> bool {
+        drop(self.futex.lock.lock().expect("a lock"));
+        self.futex.woken.notify_all();
+        true
     }
 
     fn is_over(&self) -> bool {
@@ -158,6 +180,7 @@ struct Pair {
     own: [Own; 2],
     rings: [Vec<UnsafeCell<u8>>; 2],
     wires: [Wire; 2],
+    futex: Futex,
 }
 
 impl Pair {
@@ -167,6 +190,7 @@ impl Pair {
             own: Default::default(),
             rings: [0, 1].map(|_| (0..ring_bytes).map(|_| UnsafeCell::new(0)).collect()),
             wires: Default::default(),
+            futex: Futex::default(),
         };
         pair.end(1).attach();
         pair
@@ -192,7 +216,8 @@ impl Pair {
     }
 
     fn socket(&self, role: usize) -> Socket<'_> {
-        Socket { incoming: &self.wires[1 - role], outgoing: &self.wires[role] }
+        let (incoming, outgoing) = (&self.wires[1 - role], &self.wires[role]);
+        Socket { incoming, outgoing, futex: &self.futex }
     }
 
     fn send(&self, thread: u32, byte: u8) {
@@ -203,9 +228,17 @@ impl Pair {
     }
 
     fn recv(&self, thread: u32, now: bool) -> Result<Option<u8>, Errno> {
+        self.recv_as(thread, ReadHow { now, low_water: 1, ..ReadHow::default() })
+    }
+
+    /// A read that sleeps at the word first.
+    fn recv_parked(&self, thread: u32) -> Result<Option<u8>, Errno> {
+        self.recv_as(thread, ReadHow { low_water: 1, may_park: true, ..ReadHow::default() })
+    }
+
+    fn recv_as(&self, thread: u32, how: ReadHow) -> Result<Option<u8>, Errno> {
         let (end, socket) = (self.end(1), self.socket(1));
         let mut byte = [0];
-        let how = ReadHow { now, low_water: 1, ..ReadHow::default() };
         let to = &mut [IoSliceMut::new(&mut byte)];
         let count = stream::recv(&end, &socket, &Thread(thread), to, how)?;
         Ok((count > 0).then_some(byte[0]))
@@ -372,6 +405,51 @@ fn two_sleepers_are_both_woken_in_the_end() {
         let mut got = [pair.recv(3, false), reader.join().expect("a thread")];
         got.sort_by_key(|got| got.ok().flatten());
         assert_eq!(got, [Ok(Some(1)), Ok(Some(2))]);
+    });
+}
+
+/// The writer's look at the parked reader against the reader's look at the ring, and at the route.
+#[test]
+fn a_reader_that_parks_is_woken() {
+    model(3, || {
+        let pair = Arc::new(Pair::in_ring(2));
+        let theirs = pair.clone();
+        let reader = loom::thread::spawn(move || {
+            [theirs.recv_parked(3), theirs.recv_parked(3)].map(|got| got.expect("a connection"))
+        });
+        pair.send(2, 1);
+        stream::pin(&pair.end(0), &pair.socket(0), &Thread(2)).expect("a route");
+        pair.wires[0].finish();
+        assert_eq!(reader.join().expect("a thread"), [Some(1), None]);
+    });
+}
+
+/// Two threads sleep for the same socket, one of them at the word.
+#[test]
+fn a_parked_reader_and_a_sleeping_one_are_both_woken() {
+    model(2, || {
+        let pair = Arc::new(Pair::in_ring(2));
+        let theirs = pair.clone();
+        let reader = loom::thread::spawn(move || theirs.recv_parked(4));
+        pair.send(2, 1);
+        pair.send(2, 2);
+        let mut got = [pair.recv_parked(3), reader.join().expect("a thread")];
+        got.sort_by_key(|got| got.ok().flatten());
+        assert_eq!(got, [Ok(Some(1)), Ok(Some(2))]);
+    });
+}
+
+/// The writer closes while the reader parks.
+#[test]
+fn a_close_wakes_a_parked_reader() {
+    model(4, || {
+        let pair = Arc::new(Pair::in_ring(2));
+        let theirs = pair.clone();
+        let reader = loom::thread::spawn(move || theirs.recv_parked(3));
+        pair.end(0).close();
+        stream::unpark_all(&pair.end(0), &pair.socket(0));
+        pair.wires[0].finish();
+        assert_eq!(reader.join().expect("a thread"), Ok(None));
     });
 }
 

@@ -348,7 +348,8 @@ fn each_question_gets_its_answer() {
     assert!(messages.iter().all(|messages| *messages > 100), "{messages:?} went through the ring");
 }
 
-const NOW: ReadHow = ReadHow { peek: false, all: false, now: true, spin_ns: 0, low_water: 1 };
+const NOW: ReadHow =
+    ReadHow { peek: false, all: false, now: true, spin_ns: 0, low_water: 1, may_park: false };
 
 /// Both directions are in the ring, and the second end was rung for a byte; it has the byte, if it `took` it, and not the
 /// doorbell. It writes what `write` says, and dies. What the first end reads then.

@@ -244,6 +244,9 @@ fn shutdown_loud(fd: c_int, how: c_int) -> Raw {
     }
     // SAFETY: no pointers.
     let done = unsafe { enter!(SYS_shutdown, fd, how) };
+    if local::is_on() {
+        local::doors::has_shut_down(fd);
+    }
     if done == 0
         && descriptors::of(fd).is_some_and(|slot| slot.is_source() || slot.is_drain())
         && let Some(id) = descriptors::known(fd)

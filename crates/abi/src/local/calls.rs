@@ -116,6 +116,7 @@ unsafe fn read_paired(
         now: flags & libc::MSG_DONTWAIT != 0 || used.is_nonblocking(),
         spin_ns: spin_ns(),
         low_water: used.low_water(),
+        may_park: used.record.is_timed.load(Ordering::Relaxed) == 0,
     };
     let socket = Socket { fd, flags: libc::MSG_NOSIGNAL };
     let result = if flags & libc::MSG_TRUNC != 0 {

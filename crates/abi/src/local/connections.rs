@@ -51,6 +51,8 @@ pub struct Record {
     pub nonblocking: AtomicU32,
     /// SO_RCVLOWAT as the program has it.
     pub low_water: AtomicU32,
+    /// SO_RCVTIMEO is set, or was.
+    pub is_timed: AtomicU32,
     /// TCP_NODELAY and TCP_CORK as the program has them, while it is paired.
     pub no_delay: AtomicU32,
     pub cork: AtomicU32,

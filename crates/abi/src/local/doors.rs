@@ -24,6 +24,13 @@ pub fn shutting_down(fd: c_int, how: c_int) {
     }
 }
 
+/// It has been made: whoever sleeps at a word of the ring's is to look at the socket.
+pub fn has_shut_down(fd: c_int) {
+    if let Some(found) = connections::paired(fd) {
+        stream::unpark_all(&found.end, &Socket { fd, flags: libc::MSG_NOSIGNAL });
+    }
+}
+
 /// Brings a connection back to TCP. What the peer has in the ring for us it sends again.
 pub fn leave(found: Connection, fd: c_int) {
     if let Some(used) = found.used() {

@@ -9,6 +9,8 @@ use sosplice_local::stream;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 const TCP_ULP: c_int = 31;
+/// SO_RCVTIMEO where time_t has 64 bits and long has not.
+const SO_RCVTIMEO_NEW: c_int = 66;
 
 /// An option that the ring has in the kernel's place.
 fn kept(found: &Connection, level: c_int, name: c_int) -> Option<&'static AtomicU32> {
@@ -39,6 +41,10 @@ pub fn set(
     };
     if changes_the_stream {
         doors::leave(found, fd);
+        return None;
+    }
+    if level == libc::SOL_SOCKET && matches!(name, libc::SO_RCVTIMEO | SO_RCVTIMEO_NEW) {
+        found.record.is_timed.store(1, Ordering::Relaxed);
         return None;
     }
     let word = kept(&found, level, name).filter(|_| found.state() == State::Paired)?;

@@ -291,6 +291,8 @@ fn prepare(found: Connection, fd: c_int) -> bool {
     }
     let no_delay = option(libc::IPPROTO_TCP, libc::TCP_NODELAY);
     let cork = option(libc::IPPROTO_TCP, libc::TCP_CORK);
+    let is_timed = sys::receive_limit(fd).is_some();
+    found.record.is_timed.store(is_timed.into(), Ordering::Relaxed);
     found.record.no_delay.store(no_delay as u32, Ordering::Relaxed);
     found.record.cork.store(cork as u32, Ordering::Relaxed);
     if cork != 0 {
@@ -366,6 +368,7 @@ fn finish(end: &End<'static, Ring>, fd: c_int) {
         };
     }
     end.close();
+    stream::unpark_all(end, &socket);
 }
 
 /// The process ends by itself: what only it has is finished as if it were closed.

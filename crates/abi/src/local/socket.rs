@@ -4,13 +4,17 @@
 //! frames above have to put back they put back as they are unwound.
 
 use crate::interpose::next;
-use crate::sys::{Raw, enter};
+use crate::sys::{self, Raw, Waiter, enter};
 use libc::{c_int, msghdr};
 use rustix::io::Errno;
 use sosplice_local::lock::Threads;
 use sosplice_local::stream::Tcp;
 use std::cell::Cell;
 use std::io::{IoSlice, IoSliceMut};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+/// The kernel has a sleep at a word that it restarts (futex_waitv(2)).
+static CAN_PARK: AtomicBool = AtomicBool::new(true);
 
 /// A socket, and the flags of the program's call on it.
 #[derive(Clone, Copy)]
@@ -74,22 +78,44 @@ impl Tcp for Socket {
 
     fn sleep_for_more(&self) -> Result<usize, Errno> {
         // poll(2) is never restarted; the time limit is the socket's.
-        let mut limit = libc::timeval { tv_sec: 0, tv_usec: 0 };
-        let mut len = size_of::<libc::timeval>();
-        let (level, name) = (libc::SOL_SOCKET, libc::SO_RCVTIMEO);
+        let limit = sys::receive_limit(self.fd);
+        let at = limit.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
         let mut fd = libc::pollfd { fd: self.fd, events: libc::POLLIN, revents: 0 };
-        // SAFETY: all records live through the calls.
-        let found = unsafe {
-            enter!(SYS_getsockopt, self.fd, level, name, &raw mut limit, &raw mut len);
-            let time = libc::timespec { tv_sec: limit.tv_sec, tv_nsec: limit.tv_usec * 1000 };
-            let is_limited = limit.tv_sec != 0 || limit.tv_usec != 0;
-            let at = if is_limited { &raw const time } else { std::ptr::null() };
-            next::raw(|| next::ppoll(&raw mut fd, 1, at, std::ptr::null()) as isize)
-        };
+        // SAFETY: both records live through the call.
+        let found =
+            next::raw(|| unsafe { next::ppoll(&raw mut fd, 1, at, std::ptr::null()) as isize });
         match result(found)? {
             0 => Err(Errno::AGAIN),
             _ => Ok(1),
         }
+    }
+
+    fn park(&self, word: &AtomicU32, until_ns: u64, is_restarted: bool) -> Result<(), Errno> {
+        // Whether a kernel restarts it or not, the time is the same.
+        let slept = if is_restarted {
+            if !CAN_PARK.load(Ordering::Relaxed) {
+                return Err(Errno::NOSYS);
+            }
+            sys::futex_waitv(&[Waiter::new(word, 1)], Some(&sys::timespec_of(until_ns)))
+        } else {
+            let left_ns = until_ns.saturating_sub(now_ns());
+            sys::futex_wait(word, 1, Some(&sys::timespec_of(left_ns)))
+        };
+        match result(slept) {
+            // It was no longer one.
+            Ok(_) | Err(Errno::AGAIN) => Ok(()),
+            Err(errno) => {
+                if is_restarted && errno != Errno::INTR && errno != Errno::TIMEDOUT {
+                    CAN_PARK.store(false, Ordering::Relaxed);
+                }
+                Err(errno)
+            }
+        }
+    }
+
+    fn unpark(&self, word: &AtomicU32) -> bool {
+        // As many as there are: one that was killed may still be counted as asleep.
+        sys::futex_wake(word, c_int::MAX) > 0
     }
 
     fn is_over(&self) -> bool {
@@ -101,7 +127,7 @@ impl Tcp for Socket {
     }
 
     fn is_at_mark(&self) -> bool {
-        crate::sys::at_mark(self.fd)
+        sys::at_mark(self.fd)
     }
 
     fn ring(&self) -> Result<(), Errno> {

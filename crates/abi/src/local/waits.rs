@@ -9,6 +9,7 @@ use super::{sets, spin_ns};
 use crate::interpose::next;
 use crate::sys::{Raw, enter, timespec_of};
 use libc::{c_short, pollfd, sigset_t};
+use rustix::io::Errno;
 use sosplice_local::end::Asleep;
 use sosplice_local::lock::Threads;
 use sosplice_local::patience::{ALONE_NS, Patience};
@@ -117,6 +118,18 @@ pub unsafe fn poll(fds: &mut [pollfd], timeout: Option<u64>, mask: *const sigset
             glance(fds) || (count.is_multiple_of(16) && kernel_has(fds))
         });
     }
+    let mut parked = None;
+    if let [fd] = fds
+        && sleeps
+        && mask.is_null()
+    {
+        match park(fd, deadline) {
+            Ok(None) => {}
+            Ok(Some(done)) if done.is_woken => return Some(1),
+            Ok(done) => parked = done,
+            Err(errno) => return Some(-(errno.raw_os_error() as Raw)),
+        }
+    }
     loop {
         let mut ready = false;
         let mut asleep = Sleepers::default();
@@ -146,6 +159,9 @@ pub unsafe fn poll(fds: &mut [pollfd], timeout: Option<u64>, mask: *const sigset
         if begun != 0 {
             PATIENCE.waited(now_ns() - begun, spin_ns());
         }
+        if let Some(parked) = parked.take() {
+            parked.note();
+        }
         drop(asleep);
         if found < 0 {
             return Some(found);
@@ -155,6 +171,45 @@ pub unsafe fn poll(fds: &mut [pollfd], timeout: Option<u64>, mask: *const sigset
             return Some(count);
         }
     }
+}
+
+/// A wait that began at the word of the only connection that is waited for.
+struct Parked {
+    found: Used,
+    begun_ns: u64,
+    is_woken: bool,
+}
+
+impl Parked {
+    /// Learns from how long the whole wait took.
+    fn note(&self) {
+        let parking = &self.found.record.own.reading.parking;
+        parking.waited(now_ns() - self.begun_ns, stream::PARK_NS);
+    }
+}
+
+/// Sleeps for a while at the word of a connection of which only bytes, and the end, are waited for.
+fn park(fd: &mut pollfd, deadline: Option<u64>) -> Result<Option<Parked>, Errno> {
+    if fd.events & DATA == 0 || fd.events & !(DATA | libc::POLLRDHUP) != 0 {
+        return Ok(None);
+    }
+    let Some(found) = connections::paired(fd.fd).filter(|found| found.low_water() <= 1) else {
+        return Ok(None);
+    };
+    let begun_ns = now_ns();
+    let until_ns = (begun_ns + stream::PARK_NS).min(deadline.unwrap_or(u64::MAX));
+    let socket = Socket { fd: fd.fd, flags: libc::MSG_NOSIGNAL };
+    let asleep = found.end.asleep();
+    let slept = stream::park(&found.end, &socket, &Family, until_ns, false);
+    drop(asleep);
+    // What else the kernel has to tell it has told by now, or will tell the next one.
+    let is_woken = slept? && found.end.glance();
+    let parked = Parked { found, begun_ns, is_woken };
+    if is_woken {
+        fd.revents = fd.events & DATA;
+        parked.note();
+    }
+    Ok(Some(parked))
 }
 
 fn is_over(deadline: Option<u64>) -> bool {

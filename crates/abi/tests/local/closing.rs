@@ -395,7 +395,7 @@ fn a_close_that_lingers(end: &mut End) {
 
 fn calls_on_a_closed_descriptor(end: &mut End) {
     // SAFETY: no pointers.
-    let fd = unsafe { libc::fcntl(end.fd, libc::F_DUPFD, 700) };
+    let fd = unsafe { libc::fcntl(end.fd, libc::F_DUPFD, if end.far() { 700 } else { 800 }) };
     close(fd);
     end.saw("read", read(fd, 1));
     end.saw("sent", send(fd, b"x", MSG_NOSIGNAL));

@@ -38,6 +38,10 @@
 //! TCP, or about to be. A reader takes a doorbell only behind a wish for the next one and a look at the ring; a
 //! read that finds no more than it took wishes before it returns; a sooner wish stays.
 //!
+//! One who would be alone may *park* instead: sleep at a word of the shared memory, which the writer wakes behind each message
+//! and when it leaves the ring, at a fraction of a doorbell's cost. Nothing that the kernel alone knows of (a killed
+//! peer, a reset) wakes there, so it is for a short while, and then the sleeper goes to the socket.
+//!
 //! # Who dies
 //!
 //! Relatives share an end, and one may be killed where the lock is held. What it had copied is published for it; but
@@ -62,7 +66,7 @@ pub use writing::{InKernel, Recall, Way, Writing};
 use crate::layout::{ASKED, BACK, Header, Lane, NEVER, ROUTE_RING};
 use crate::lock::{Reentered, Threads};
 use crate::ring::Store;
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU32, AtomicU64, Ordering, fence};
 
 /// The peer's words contradict each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -149,6 +153,23 @@ impl<'a, S: Store> End<'a, S> {
     pub fn asleep(&self) -> Asleep<'a> {
         self.own.reading.sleepers.fetch_add(1, Ordering::SeqCst);
         Asleep(&self.own.reading)
+    }
+
+    /// The word at which a reader of this end sleeps ([`Reading::park`]).
+    pub fn place(&self) -> &'a AtomicU32 {
+        &self.lane_in().bell.parked
+    }
+
+    /// Both ends' readers are to look again: the words at which they sleep, if they do. Behind whatever they are to see.
+    #[must_use]
+    pub fn unpark(&self) -> [Option<&'a AtomicU32>; 2] {
+        // Either a reader sees what was done, or that it is parked is seen here.
+        fence(Ordering::SeqCst);
+        [0, 1].map(|lane| {
+            let word = &self.header.lanes[lane].bell.parked;
+            (word.load(Ordering::Relaxed) != 0 && word.swap(0, Ordering::AcqRel) != 0)
+                .then_some(word)
+        })
     }
 
     /// Bytes in the incoming ring, without the lock: a glance for one who spins.

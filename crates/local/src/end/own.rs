@@ -25,6 +25,8 @@ pub struct OwnReading {
     pub error: AtomicU32,
     /// Whether its waits spin.
     pub patience: Patience,
+    /// Whether its waits begin at the word in the pair's memory.
+    pub parking: Patience,
     /// Who may be asleep in the kernel for this end: see [`Asleep`].
     pub(super) sleepers: AtomicU32,
     /// As [`OwnWriting::in_doubt`].
@@ -87,6 +89,7 @@ impl Own {
             tcp_data,
             error,
             patience,
+            parking,
             sleepers,
             in_doubt,
             has_left,
@@ -94,6 +97,7 @@ impl Own {
         } = &self.reading;
         lock.reset();
         patience.reset();
+        parking.reset();
         for word in [granted, has_wished, error, sleepers, in_doubt, has_left, drainer] {
             word.store(0, Ordering::Relaxed);
         }

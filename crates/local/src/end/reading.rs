@@ -224,6 +224,22 @@ impl<S: Store> Reading<'_, S> {
         Ok(if self.queued()? >= low_water { Arm::Ready } else { Arm::Armed })
     }
 
+    /// Before sleeping at [`Bell::parked`]: false where the socket alone can tell what there is to come, or something is
+    /// there. Once somebody sleeps so, others sleep at the socket.
+    pub fn park(&mut self) -> Result<bool, Broken> {
+        if self.sleepers() > 1 || self.bells_due() > 0 || self.route() != ROUTE_RING {
+            return Ok(false);
+        }
+        self.bell.parked.swap(1, Ordering::AcqRel);
+        // Either the writer sees that somebody is parked, or what it has done is seen here.
+        fence(Ordering::SeqCst);
+        let is_to_sleep = self.queued()? == 0 && self.route() == ROUTE_RING;
+        if !is_to_sleep {
+            self.bell.parked.store(0, Ordering::Relaxed);
+        }
+        Ok(is_to_sleep)
+    }
+
     /// How many threads may be asleep.
     pub fn sleepers(&self) -> u32 {
         self.own.sleepers.load(Ordering::SeqCst)

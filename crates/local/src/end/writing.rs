@@ -8,7 +8,7 @@ use crate::layout::{
 };
 use crate::lock::Held;
 use crate::ring::Store;
-use crate::sync::{Ordering, fence};
+use crate::sync::{AtomicU32, Ordering, fence};
 
 /// Where a writer's next byte goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,8 +124,8 @@ impl<'a, S: Store> Writing<'a, S> {
         self.own.head.load(Ordering::Relaxed)
     }
 
-    /// The reader may have them. True if it sleeps: a doorbell was counted, and must be sent, and
-    /// [`Writing::has_rung`] be told, before this is let go of.
+    /// The reader may have them; behind this [`Writing::unpark`] is to be asked. True if it sleeps at the socket: a
+    /// doorbell was counted, and must be sent, and [`Writing::has_rung`] be told, before this is let go of.
     #[inline]
     #[must_use]
     pub fn publish(&mut self, count: usize) -> bool {
@@ -138,7 +138,7 @@ impl<'a, S: Store> Writing<'a, S> {
         self.is_wanted(head)
     }
 
-    fn is_wanted(&self, head: u64) -> bool {
+    fn is_wanted(&mut self, head: u64) -> bool {
         let bell_at = &self.bell.bell_at;
         let mut wish = bell_at.load(Ordering::Relaxed);
         // The wish of one sleeper may take the place of another's meanwhile; not often.
@@ -149,6 +149,7 @@ impl<'a, S: Store> Writing<'a, S> {
             self.own.in_doubt.store(1, Ordering::Relaxed);
             match bell_at.compare_exchange(wish, NEVER, Ordering::AcqRel, Ordering::Relaxed) {
                 Ok(_) => {
+                    self.suspect();
                     self.count_bells(1);
                     return true;
                 }
@@ -159,6 +160,23 @@ impl<'a, S: Store> Writing<'a, S> {
             }
         }
         false
+    }
+
+    /// Behind [`Writing::publish`], and where the ring was left: the word at which the reader sleeps, if it does and is to be woken there.
+    #[inline]
+    #[must_use]
+    pub fn unpark(&self) -> Option<&'a AtomicU32> {
+        let word = &self.bell.parked;
+        (word.load(Ordering::Relaxed) != 0 && word.swap(0, Ordering::AcqRel) != 0).then_some(word)
+    }
+
+    /// Nobody knows whether the reader lives. What is compared with later is the tail from before it is woken.
+    pub fn suspect(&mut self) {
+        let tail = self.taken.tail.load(Ordering::Acquire);
+        if self.room(tail).is_ok() {
+            self.own.tail.store(tail, Ordering::Relaxed);
+        }
+        self.own.unanswered.store(1, Ordering::Relaxed);
     }
 
     /// The reader was woken and has not read since. True now and then: whether it lives is to be asked.
@@ -179,12 +197,6 @@ impl<'a, S: Store> Writing<'a, S> {
 
     /// The doorbell was sent.
     pub fn has_rung(&mut self) {
-        // Looked up here: what is compared with later is the tail from before the doorbell.
-        let tail = self.taken.tail.load(Ordering::Acquire);
-        if self.room(tail).is_ok() {
-            self.own.tail.store(tail, Ordering::Relaxed);
-        }
-        self.own.unanswered.store(1, Ordering::Relaxed);
         self.own.in_doubt.store(0, Ordering::Relaxed);
     }
 
@@ -248,6 +260,8 @@ impl<'a, S: Store> Writing<'a, S> {
         self.written.bells_before_tcp.store(bells, Ordering::Release);
         self.set_route(to);
         self.own.in_doubt.store(0, Ordering::Relaxed);
+        // As behind [`Writing::publish`].
+        fence(Ordering::SeqCst);
     }
 
     /// A send over TCP begins. It may sleep, so the lock is let go of; until it has ended

@@ -55,6 +55,11 @@ pub fn lives(id: u32) -> bool {
     DEAD.with_borrow(|dead| !dead.contains(&id))
 }
 
+/// Whether some actor was killed.
+pub fn has_killed() -> bool {
+    DEAD.with_borrow(|dead| !dead.is_empty())
+}
+
 /// The actor that runs, as a thread's id.
 pub fn id() -> u32 {
     ID.get()

@@ -25,6 +25,11 @@ macro_rules! atomic {
                 self.0.store(word, order);
             }
 
+            /// A look that is no step of anybody's.
+            pub fn is(&self, word: $word) -> bool {
+                self.0.load(Ordering::Relaxed) == word
+            }
+
             pub fn swap(&self, word: $word, order: Ordering) -> $word {
                 step();
                 self.0.swap(word, order)

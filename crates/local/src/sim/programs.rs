@@ -45,6 +45,8 @@ pub fn writer(world: &Rc<World>, end: usize) -> Actor {
         let here = world.end(end);
         let socket = world.socket(end, is_blocking);
         let log = &world.log[end];
+        // Or the other was killed with what it was to give back.
+        let is_over = || world.wire.is_reset(end) || world.is_dead[1 - end].get();
         while log.written.get() < total {
             let position = log.written.get();
             let len = (size() as u64).min(total - position);
@@ -63,7 +65,7 @@ pub fn writer(world: &Rc<World>, end: usize) -> Actor {
                     until(move || wire.is_writable(end));
                 }
                 Err(_) => {
-                    assert!(world.wire.is_reset(end), "a failed send\n{}", world.state());
+                    assert!(is_over(), "a failed send\n{}", world.state());
                     break;
                 }
             }
@@ -76,7 +78,7 @@ pub fn writer(world: &Rc<World>, end: usize) -> Actor {
         rest(&world, end);
         // As shutdown(2).
         if let Err(error) = stream::pin(&here, &socket, &Thread) {
-            assert!(world.wire.is_reset(end), "{error}\n{}", world.state());
+            assert!(is_over(), "{error}\n{}", world.state());
         }
         log.ended.set(Some(log.written.get()));
         world.wire.finish(end);
@@ -127,12 +129,13 @@ pub fn reader(world: &Rc<World>, end: usize) -> Actor {
 /// Sleeps in its reads.
 fn blocking(world: &Rc<World>, end: usize, is_alone: bool) -> Actor {
     let world = world.clone();
-    let (peeks, all) = (is_alone && chance(4), chance(4));
+    let (peeks, all, parks) = (is_alone && chance(4), chance(4), chance(2));
     let low_water = if is_alone && chance(4) { size() } else { 1 };
     if all || low_water > 1 {
         world.log[end].is_greedy.set(true);
     }
-    let name = format!("blocking reader {end} (peeks: {peeks}, all: {all}, {low_water})");
+    let name =
+        format!("blocking reader {end} (peeks: {peeks}, all: {all}, parks: {parks}, {low_water})");
     Actor::new(name, end, move || {
         loop {
             let how = ReadHow {
@@ -141,6 +144,7 @@ fn blocking(world: &Rc<World>, end: usize, is_alone: bool) -> Actor {
                 now: false,
                 spin_ns: spin_ns(),
                 low_water,
+                may_park: parks,
             };
             // More than a socket holds is never there to be peeked.
             let len = if how.peek { below(4) as usize + 1 } else { size() };
@@ -151,7 +155,8 @@ fn blocking(world: &Rc<World>, end: usize, is_alone: bool) -> Actor {
     })
 }
 
-const NOW: ReadHow = ReadHow { peek: false, all: false, now: true, spin_ns: 0, low_water: 1 };
+const NOW: ReadHow =
+    ReadHow { peek: false, all: false, now: true, spin_ns: 0, low_water: 1, may_park: false };
 
 /// Sleeps in a level-triggered poll, and reads a little.
 fn level(world: &Rc<World>, end: usize) -> Actor {
@@ -380,7 +385,8 @@ fn leave(world: &World, end: usize) -> bool {
         // What the peer cannot send again, for it has ended or left; what the socket's buffers do not hold; and what
         // goes back by a few bytes at a time takes too long.
         let stopped = world.header.lanes[1 - end].written.stopped.load(Ordering::Relaxed);
-        let cannot = world.wire.has_ended(end) || stopped == UNCOUNTED;
+        let has_gone = world.wire.has_ended(end) || world.is_dead[1 - end].get();
+        let cannot = has_gone || stopped == UNCOUNTED;
         let is_tiny = here.incoming.size() < 64;
         let is_excused = cannot || is_tiny || world.wire.room < 5000;
         assert!(is_excused, "{left:?}\n{}", world.state());

@@ -24,7 +24,7 @@ pub fn writers(world: &Rc<World>, end: usize) -> [Actor; 2] {
     let done = is_done.clone();
     let mut doomed = writer(world, end, || 0, move || done.set(true));
     doomed.fate = Some(below([10, 100, 1000][below(3) as usize]));
-    let (id, wire) = (doomed.id, world.wire.clone());
+    let (id, wire, ending) = (doomed.id, world.wire.clone(), world.clone());
     let survivor = writer(
         world,
         end,
@@ -32,6 +32,9 @@ pub fn writers(world: &Rc<World>, end: usize) -> [Actor; 2] {
         move || {
             until(move || is_done.get() || !lives(id));
             wire.finish(end);
+            // As close(2).
+            ending.end(end).close();
+            stream::unpark_all(&ending.end(end), &ending.socket(end, false));
         },
     );
     [doomed, survivor]
@@ -86,7 +89,7 @@ pub fn reader(world: &Rc<World>, end: usize) -> Actor {
         loop {
             let mut buffer = vec![251; below(12) as usize + 1];
             let to = &mut [IoSliceMut::new(&mut buffer)];
-            let how = ReadHow { low_water: 1, ..ReadHow::default() };
+            let how = ReadHow { low_water: 1, may_park: chance(2), ..ReadHow::default() };
             match stream::recv(&here, &socket, &Thread, to, how) {
                 Ok(0) => break,
                 Ok(count) => bytes.extend(&buffer[..count]),

@@ -1,13 +1,15 @@
 //! A TCP connection between the two ends: bounded buffers, bytes that arrive late, a FIN behind
 //! them, a reset at any time.
 
-use super::actor::{below, chance, pass, step, until};
+use super::actor::{below, chance, has_killed, pass, step, until};
 use crate::stream::Tcp;
+use crate::sync::AtomicU32;
 use rustix::io::Errno;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io::{IoSlice, IoSliceMut};
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 
 /// What a doorbell is; no byte of a stream is the same.
 pub const BELL: u8 = 255;
@@ -167,6 +169,16 @@ impl Wire {
     }
 }
 
+/// A word of the world's, in a condition that is looked at as long as the actor lives.
+struct Word(*const AtomicU32);
+
+impl Word {
+    fn is_one(&self) -> bool {
+        // SAFETY: the actor that sleeps at it has the world, and the conditions of one that was killed are not asked.
+        unsafe { (*self.0).is(1) }
+    }
+}
+
 /// An end's socket.
 #[derive(Clone)]
 pub struct Socket {
@@ -211,6 +223,24 @@ impl Tcp for Socket {
             let (wire, end) = (self.wire.clone(), self.end);
             until(move || wire.is_readable(end));
         }
+    }
+
+    fn park(&self, word: &AtomicU32, _: u64, _: bool) -> Result<(), Errno> {
+        step();
+        let (wire, end, word) = (self.wire.clone(), self.end, Word(word));
+        let is_late = Rc::new(Cell::new(false));
+        let told = is_late.clone();
+        // Only what wakes nobody is found out by the time limit: a wake that is missing is a sleep for ever.
+        until(move || {
+            told.set(has_killed() || wire.is_reset(end));
+            !word.is_one() || told.get()
+        });
+        if is_late.get() { Err(Errno::TIMEDOUT) } else { Ok(()) }
+    }
+
+    fn unpark(&self, word: &AtomicU32) -> bool {
+        step();
+        word.load(Ordering::Relaxed) == 0
     }
 
     fn is_over(&self) -> bool {

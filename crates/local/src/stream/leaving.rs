@@ -8,7 +8,7 @@
 //! It does not serve a peer that cannot send again: one that has shut down its side, or has gone.
 
 use super::waits::hush;
-use super::writing::call;
+use super::writing::{call, unpark};
 use super::{ROOM_NS_MAX, ROUNDS_MAX, Tcp};
 use crate::end::{End, Leave, Reading, Recall, Writing};
 use crate::lock::Threads;
@@ -188,9 +188,12 @@ pub fn pin<S: Store + Copy>(
 ) -> Result<(), Errno> {
     hush(end, tcp, threads);
     for _ in 0..ROUNDS_MAX {
-        if end.writing(threads)?.pin() {
+        let mut writing = end.writing(threads)?;
+        if writing.pin() {
+            unpark(&mut writing, tcp);
             return Ok(());
         }
+        drop(writing);
         oblige(end, tcp, threads)?;
     }
     // A peer that does what it says asks once.
@@ -202,7 +205,9 @@ pub fn pin<S: Store + Copy>(
 pub(super) fn resend<S: Store>(writing: &mut Writing<'_, S>, tcp: &impl Tcp) -> Result<(), Errno> {
     let mut unread = [0; 4096];
     loop {
-        match writing.recall(&mut unread)? {
+        let recalled = writing.recall(&mut unread)?;
+        unpark(writing, tcp);
+        match recalled {
             Recall::All => return Ok(()),
             Recall::Later => return Err(Errno::AGAIN),
             Recall::Bytes(count) => {

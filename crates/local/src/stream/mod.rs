@@ -1,8 +1,9 @@
 //! An end of a pair as a stream socket: the system calls around what `end/` decides.
 //!
 //! Reads and writes are what they are on a TCP socket, with two differences that no caller can
-//! see: a byte may have come by the ring, and a wait may spin first. All sleeping is done
-//! by the kernel on the TCP socket, so time limits, signals, resets and the end work as ever.
+//! see: a byte may have come by the ring, and a wait may spin first, or sleep at a word of the ring's for a few
+//! milliseconds. All longer sleeping is done by the kernel on the TCP socket, so time limits, signals, resets
+//! and the end work as ever.
 
 mod leaving;
 mod reading;
@@ -11,17 +12,18 @@ mod writing;
 
 pub use leaving::{leave, oblige, pin};
 pub use reading::{ReadHow, queued, recv};
-pub use waits::{hush, prepare, settle};
+pub use waits::{PARK_NS, hush, park, prepare, settle, unpark_all};
 pub use writing::{WriteHow, call, overflow, publish, send};
 
 use crate::end::{Broken, End, Found, Reading};
 use crate::lock::Reentered;
 use crate::ring::Store;
-use crate::sync::Ordering;
+use crate::sync::{AtomicU32, Ordering};
 use rustix::io::Errno;
 use std::io::{IoSlice, IoSliceMut};
 
-/// The TCP socket of an end. Only [`Tcp::sleep`] and [`Tcp::send`] may sleep.
+/// The TCP socket of an end, and the word in the pair's memory that is a place to sleep for a while. Only
+/// [`Tcp::sleep`], [`Tcp::park`] and [`Tcp::send`] may sleep.
 pub trait Tcp {
     /// recv(2) without waiting; with `peek` the bytes stay. Zero is the end.
     fn recv(&self, to: &mut [IoSliceMut<'_>], peek: bool) -> Result<usize, Errno>;
@@ -35,6 +37,16 @@ pub trait Tcp {
     /// says of restarting (SA_RESTART).
     fn sleep_for_more(&self) -> Result<usize, Errno> {
         self.sleep()
+    }
+    /// Sleeps while the word is one, until `until_ns` of [`Tcp::now_ns`] (ETIMEDOUT), as a call sleeps that reads here without a
+    /// time limit; `is_restarted`: a signal ends that only if its handler says so (SA_RESTART). ENOSYS where this
+    /// is not to be had.
+    fn park(&self, _word: &AtomicU32, _until_ns: u64, _is_restarted: bool) -> Result<(), Errno> {
+        Err(Errno::NOSYS)
+    }
+    /// Wakes who sleeps at the word. False when nobody does.
+    fn unpark(&self, _word: &AtomicU32) -> bool {
+        false
     }
     /// Whether the peer's FIN or a reset has come, whatever is to be read before it (POLLRDHUP);
     /// without waiting.

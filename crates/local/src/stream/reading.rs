@@ -1,6 +1,6 @@
 //! Reads: what comes from the ring, what from the socket, and in which order.
 
-use super::waits::prepare;
+use super::waits::{PARK_NS, park, prepare};
 use super::{ROUNDS_MAX, Tcp, is_end, is_in_ring, keep};
 use crate::end::{Arm, Broken, End, Found, Reading};
 use crate::lock::Threads;
@@ -23,6 +23,8 @@ pub struct ReadHow {
     pub spin_ns: u64,
     /// SO_RCVLOWAT.
     pub low_water: usize,
+    /// A sleep may begin at the word in the pair's memory: it has no time limit (SO_RCVTIMEO).
+    pub may_park: bool,
 }
 
 /// Bytes in the buffers.
@@ -304,21 +306,33 @@ fn spin<S: Store>(end: &End<'_, S>, tcp: &impl Tcp, threads: &impl Threads, limi
     }
 }
 
-/// Sleeps in the kernel, and learns from how long that took.
-fn sleep<S: Store>(
+/// What a sleep has come to.
+enum Slept {
+    /// Something may have come.
+    Woken,
+    /// At the word: if nothing is there, it was for the socket to tell.
+    WokenAtWord,
+}
+
+/// Sleeps until `wanted` bytes are there, or the kernel has something to tell.
+fn sleep<S: Store + Copy>(
     end: &End<'_, S>,
     tcp: &impl Tcp,
+    threads: &impl Threads,
     done: usize,
-    limit_ns: u64,
-) -> Result<usize, Errno> {
-    let sleep = || if done > 0 { tcp.sleep_for_more() } else { tcp.sleep() };
-    if limit_ns == 0 {
-        return sleep();
+    wanted: usize,
+    may_park: bool,
+) -> Result<Slept, Errno> {
+    let _asleep = end.asleep();
+    let has_begun = done > 0;
+    if may_park && park(end, tcp, threads, tcp.now_ns() + PARK_NS, !has_begun)? {
+        return Ok(Slept::WokenAtWord);
     }
-    let begun = tcp.now_ns();
-    let slept = sleep();
-    end.own.reading.patience.waited(tcp.now_ns().saturating_sub(begun), limit_ns);
-    slept
+    if !prepare(end, tcp, threads, wanted)? {
+        let sleep = if has_begun { Tcp::sleep_for_more } else { Tcp::sleep };
+        sleep(tcp)?;
+    }
+    Ok(Slept::Woken)
 }
 
 /// Reads, as recv(2) does.
@@ -331,6 +345,8 @@ pub fn recv<S: Store + Copy>(
 ) -> Result<usize, Errno> {
     let room = room(to);
     let enough = if how.all { room } else { how.low_water.clamp(1, room.max(1)) };
+    let may_park = how.may_park && how.low_water <= 1;
+    let mut parks = may_park;
     let mut done = 0;
     let mut is_over = false;
     loop {
@@ -356,6 +372,7 @@ pub fn recv<S: Store + Copy>(
             }
             Ok(count) => {
                 done += count;
+                parks = may_park;
                 if done >= enough {
                     return Ok(done);
                 }
@@ -365,16 +382,15 @@ pub fn recv<S: Store + Copy>(
             Err(Errno::AGAIN) => {}
             Err(error) => return partly(end, done, error),
         }
-        let asleep = end.asleep();
-        match prepare(end, tcp, threads, enough - done) {
-            Ok(false) => {}
-            Ok(true) => continue,
-            Err(error) => return partly(end, done, error),
+        let begun = tcp.now_ns();
+        let result = sleep(end, tcp, threads, done, enough - done, parks);
+        let took_ns = tcp.now_ns().saturating_sub(begun);
+        end.own.reading.parking.waited(took_ns, PARK_NS);
+        if how.spin_ns > 0 {
+            end.own.reading.patience.waited(took_ns, how.spin_ns);
         }
-        let result = sleep(end, tcp, done, how.spin_ns);
-        drop(asleep);
         match result {
-            Ok(_) => {}
+            Ok(slept) => parks = may_park && !matches!(slept, Slept::WokenAtWord),
             Err(error) if is_end(end, error) => {}
             Err(error) => {
                 let is_behind = end.reading(threads).is_ok_and(|it| is_in_ring(&it) == Ok(true));

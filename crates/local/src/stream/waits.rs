@@ -6,7 +6,52 @@ use super::{ROUNDS_MAX, Tcp, is_in_ring, keep};
 use crate::end::{Arm, End, Found, Reading};
 use crate::lock::Threads;
 use crate::ring::Store;
+use crate::sync::Ordering;
 use rustix::io::Errno;
+
+/// How long a sleep at the word may take, in nanoseconds: so late is seen what does not wake there (a killed peer, a
+/// reset, a request to cancel this thread).
+pub const PARK_NS: u64 = 10_000_000;
+
+/// Sleeps at the word of the pair's memory, if that has been over soon lately: until `until_ns` at the latest. True when it was woken, and is
+/// to look again; then it is the socket's turn. The sleeper has called [`End::asleep`]. For a
+/// sleep that any byte ends. `is_restarted` as in [`Tcp::park`].
+pub fn park<S: Store + Copy>(
+    end: &End<'_, S>,
+    tcp: &impl Tcp,
+    threads: &impl Threads,
+    until_ns: u64,
+    is_restarted: bool,
+) -> Result<bool, Errno> {
+    let own = &end.own.reading;
+    if end.is_asked_to_leave() || !own.parking.is_there() || own.error.load(Ordering::Relaxed) != 0
+    {
+        return Ok(false);
+    }
+    if !end.reading(threads)?.park()? {
+        return Ok(false);
+    }
+    let word = end.place();
+    let result = if end.is_peer_closed() {
+        Err(Errno::TIMEDOUT)
+    } else {
+        tcp.park(word, until_ns, is_restarted)
+    };
+    word.store(0, Ordering::Relaxed);
+    match result {
+        Ok(()) => Ok(true),
+        Err(Errno::INTR) => Err(Errno::INTR),
+        // What is in the way, the socket tells.
+        Err(_) => Ok(false),
+    }
+}
+
+/// Both ends' readers are to look again: the socket has something to tell that nobody writes.
+pub fn unpark_all<S: Store>(end: &End<'_, S>, tcp: &impl Tcp) {
+    for word in end.unpark().into_iter().flatten() {
+        tcp.unpark(word);
+    }
+}
 
 /// Before a sleep in the kernel, of whatever kind: true when `low_water` bytes are there
 /// already. Otherwise the socket will become readable when they are. The sleeper has called [`End::asleep`].
@@ -92,7 +137,8 @@ pub fn settle<S: Store + Copy>(
         let _ = oblige(end, tcp, threads);
     }
     let mut reading = end.reading(threads)?;
-    if reading.bells_due() == 0 {
+    // Where there is nothing else, another thread that was about to send may have taken the doorbell ([`hush`]).
+    if reading.bells_due() == 0 && (reading.peek()? != Found::Empty || tcp.is_over()) {
         return Ok(true);
     }
     for _ in 0..ROUNDS_MAX {

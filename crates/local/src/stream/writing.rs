@@ -57,6 +57,7 @@ fn send_unless_asked<S: Store + Copy>(
     if end.is_peer_closed() || (writing.is_suspicious() && tcp.has_failed()) {
         // What becomes of bytes for a closed socket is TCP's to say.
         writing.pin();
+        unpark(&mut writing, tcp);
     }
     let mut done = 0;
     let mut until = None;
@@ -120,7 +121,9 @@ pub fn publish<S: Store>(
     threads: &impl Threads,
     count: usize,
 ) -> Result<(), Errno> {
-    if writing.publish(count) {
+    let is_rung = writing.publish(count);
+    unpark(writing, tcp);
+    if is_rung {
         ring(tcp, threads)?;
         writing.has_rung();
     }
@@ -136,7 +139,22 @@ pub fn publish<S: Store>(
 
 /// The ring is full: the stream goes on over TCP.
 pub fn overflow<S: Store>(writing: &mut Writing<'_, S>, tcp: &impl Tcp) -> Result<(), Errno> {
-    if writing.overflow() { Ok(()) } else { resend(writing, tcp) }
+    if writing.overflow() {
+        unpark(writing, tcp);
+        Ok(())
+    } else {
+        resend(writing, tcp)
+    }
+}
+
+/// A reader that sleeps at the word has something to see.
+#[inline]
+pub(super) fn unpark<S: Store>(writing: &mut Writing<'_, S>, tcp: &impl Tcp) {
+    if let Some(word) = writing.unpark()
+        && !tcp.unpark(word)
+    {
+        writing.suspect();
+    }
 }
 
 /// Wakes the peer, which has something to be told. False where a byte on TCP would be data.
