@@ -162,11 +162,7 @@ fn a_program_that_never_pairs_hardly_pays() {
     }
     let program = compiled("unpaired");
     let library = release_library();
-    let dir = std::env::temp_dir().join(format!("sosplice-cost-{}", std::process::id()));
-    std::fs::DirBuilder::new().mode(0o700).create(&dir).unwrap();
-    let broker = Broker::bind(&dir, Options::new(Scope::Namespace)).unwrap();
-    std::thread::spawn(move || broker.run().unwrap());
-    let settings = Settings::new(&dir).to_env();
+    let (dir, settings) = rendezvous("unpaired");
     let library = [("LD_PRELOAD", library.as_os_str()), (VARIABLE, settings.as_os_str())];
 
     // A round is write, poll, epoll_wait and read; over TCP also the other end's two, which the library does not see
@@ -183,17 +179,28 @@ fn a_program_that_never_pairs_hardly_pays() {
         assert!(with <= without + more, "{over}: {with} instructions, without {without}");
 
         let a_loop = |environment: &[(&str, &OsStr)]| {
-            system_calls(&program, &[over, "2000"], environment)
-                - system_calls(&program, &[over, "1000"], environment)
+            let of = |rounds| system_calls(&program, &[over, rounds], environment).len();
+            of("2000") - of("1000")
         };
         assert_eq!(a_loop(&library), a_loop(&[]), "{over}: system calls");
     }
     let _ = std::fs::remove_dir_all(&dir);
 }
 
-/// How many system calls a program makes.
-fn system_calls(program: &Path, args: &[&str], environment: &[(&str, &OsStr)]) -> usize {
-    let trace = Path::new(env!("CARGO_TARGET_TMPDIR")).join("unpaired.trace");
+/// A broker in a thread that ends with this process, in a directory of its own, and the settings that lead there.
+fn rendezvous(name: &str) -> (PathBuf, OsString) {
+    let dir = std::env::temp_dir().join(format!("sosplice-{name}-{}", std::process::id()));
+    std::fs::DirBuilder::new().mode(0o700).create(&dir).unwrap();
+    let broker = Broker::bind(&dir, Options::new(Scope::Namespace)).unwrap();
+    std::thread::spawn(move || broker.run().unwrap());
+    let settings = Settings::new(&dir).to_env();
+    (dir, settings)
+}
+
+/// The system calls that a program and its children make, a line each.
+fn system_calls(program: &Path, args: &[&str], environment: &[(&str, &OsStr)]) -> Vec<String> {
+    let name = program.file_name().unwrap().display().to_string();
+    let trace = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.trace"));
     let mut command = Command::new("strace");
     for (name, value) in environment {
         let mut of_program = OsString::from(format!("{name}="));
@@ -202,5 +209,31 @@ fn system_calls(program: &Path, args: &[&str], environment: &[(&str, &OsStr)]) -
     }
     let status = command.args(["-f", "-qqq", "-o"]).arg(&trace).arg(program).args(args).status();
     assert!(status.unwrap().success());
-    std::fs::read_to_string(trace).unwrap().lines().count()
+    let text = std::fs::read_to_string(trace).unwrap();
+    text.lines().filter(|line| !line.contains(" resumed>")).map(str::to_owned).collect()
+}
+
+/// A sleep and a wake for each message, at a word of the ring's memory; the sockets are left alone.
+#[test]
+fn a_message_between_programs_that_sleep_asks_little() {
+    const ROUNDS: usize = 2000;
+    if !has("cc") || !has("strace") {
+        return;
+    }
+    let program = compiled("roundtrips");
+    let library = release_library();
+    let (dir, settings) = rendezvous("roundtrips");
+    let library = [("LD_PRELOAD", library.as_os_str()), (VARIABLE, settings.as_os_str())];
+    // A poll that finds the bytes there asks the kernel what else there is. A process that is kept from running for
+    // long sends its peer to the socket.
+    for (how, looks) in [("recv", ROUNDS / 2), ("poll", 2 * ROUNDS + ROUNDS / 2)] {
+        let calls = system_calls(&program, &[how, &ROUNDS.to_string()], &library);
+        let at_words = count(&calls, &["futex(", "futex_waitv("]);
+        let at_sockets = count(&calls, &["sendto(", "recvfrom(", "sendmsg(", "recvmsg(", "poll("]);
+        println!("{how}, {ROUNDS} rounds: {at_words} calls at words, {at_sockets} at sockets");
+        assert!(at_sockets < looks, "{how}: {at_sockets} calls at sockets");
+        assert!(at_words > ROUNDS, "{how}: {at_words} calls at words");
+        assert!(at_words < 5 * ROUNDS, "{how}: {at_words} calls at words");
+    }
+    let _ = std::fs::remove_dir_all(&dir);
 }

@@ -197,12 +197,11 @@ fn park(fd: &mut pollfd, deadline: Option<u64>) -> Result<Option<Parked>, Errno>
         return Ok(None);
     };
     let begun_ns = now_ns();
-    let until_ns = (begun_ns + stream::PARK_NS).min(deadline.unwrap_or(u64::MAX));
+    let left_ns = deadline.map_or(u64::MAX, |deadline| deadline.saturating_sub(begun_ns));
     let socket = Socket { fd: fd.fd, flags: libc::MSG_NOSIGNAL };
-    let asleep = found.end.asleep();
-    let slept = stream::park(&found.end, &socket, &Family, until_ns, false);
-    drop(asleep);
-    // What else the kernel has to tell it has told by now, or will tell the next one.
+    let limit_ns = left_ns.min(stream::PARK_NS);
+    let slept = stream::park(&found.end, &socket, &Family, limit_ns, false);
+    // What else there is to tell the next poll tells.
     let is_woken = slept? && found.end.glance();
     let parked = Parked { found, begun_ns, is_woken };
     if is_woken {

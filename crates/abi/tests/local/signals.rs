@@ -77,10 +77,16 @@ fn came() -> bool {
     COUNT.load(Ordering::Relaxed) > 0
 }
 
+/// A sleep begins in another way than it goes on: signals come in both.
+const EARLY_AND_LATE_US: [i64; 2] = [2_000, 15_000];
+
 fn a_receive_is_interrupted(end: &mut End) {
     if end.near() {
-        for flags in [0, libc::MSG_PEEK, MSG_WAITALL] {
+        let each =
+            [0, libc::MSG_PEEK, MSG_WAITALL].map(|flags| EARLY_AND_LATE_US.map(|us| (flags, us)));
+        for (flags, us) in each.into_iter().flatten() {
             alarms(count, 0);
+            every(us);
             let found = recv(end.fd, 10, flags);
             every(0);
             end.saw("interrupted", (found, came()));
@@ -95,35 +101,43 @@ fn a_receive_is_interrupted(end: &mut End) {
 }
 
 fn a_receive_is_restarted(end: &mut End) {
-    if end.near() {
-        alarms(count, SA_RESTART);
-        end.meet();
-        let found = read(end.fd, 10);
-        every(0);
-        end.saw("restarted", (found, came()));
-    } else {
-        end.meet();
-        pause_ms(120);
-        send_all(end.fd, b"hello");
+    for us in EARLY_AND_LATE_US {
+        if end.near() {
+            alarms(count, SA_RESTART);
+            every(us);
+            end.meet();
+            let found = read(end.fd, 10);
+            every(0);
+            end.saw("restarted", (found, came()));
+        } else {
+            end.meet();
+            pause_ms(120);
+            send_all(end.fd, b"hello");
+        }
     }
 }
 
 fn a_receive_with_a_time_limit_is_not_restarted(end: &mut End) {
     if end.near() {
         set_value(end.fd, libc::SOL_SOCKET, libc::SO_RCVTIMEO, &milliseconds(15_000)).unwrap();
-        alarms(count, SA_RESTART);
-        let found = read(end.fd, 10);
-        every(0);
-        end.saw("interrupted", (found, came()));
+        for us in EARLY_AND_LATE_US {
+            alarms(count, SA_RESTART);
+            every(us);
+            let found = read(end.fd, 10);
+            every(0);
+            end.saw("interrupted", (found, came()));
+        }
     }
 }
 
 fn a_receive_for_all_gives_what_it_has(end: &mut End) {
-    for flags in [0, SA_RESTART] {
+    let each = [0, SA_RESTART].map(|flags| EARLY_AND_LATE_US.map(|us| (flags, us)));
+    for (flags, us) in each.into_iter().flatten() {
         if end.near() {
             end.meet();
             await_queued(end.fd, 5);
             alarms(count, flags);
+            every(us);
             let found = recv(end.fd, 10, MSG_WAITALL);
             every(0);
             end.saw("some", (found, came()));
@@ -221,9 +235,11 @@ fn waits_are_interrupted_and_never_restarted(end: &mut End) {
     let set = epoll();
     add(set, end.fd, EPOLLIN, 1);
     let mut event = libc::epoll_event { events: 0, u64: 0 };
-    for flags in [0, SA_RESTART] {
+    let each = [0, SA_RESTART].map(|flags| EARLY_AND_LATE_US.map(|us| (flags, us)));
+    for (flags, us) in each.into_iter().flatten() {
         for name in ["poll", "epoll_wait", "select"] {
             alarms(count, flags);
+            every(us);
             let mut fds = [libc::pollfd { fd: end.fd, events: POLLIN, revents: 0 }];
             // SAFETY: sets, event and time live through the calls.
             let found = check(unsafe {

@@ -179,6 +179,11 @@ impl<'a, S: Store> Writing<'a, S> {
         self.own.unanswered.store(1, Ordering::Relaxed);
     }
 
+    /// Somebody was woken, so it lives.
+    pub fn trust(&mut self) {
+        self.own.unanswered.store(0, Ordering::Relaxed);
+    }
+
     /// The reader was woken and has not read since. True now and then: whether it lives is to be asked.
     /// A reader that needs no doorbell is not suspected, and its line not looked at.
     pub fn is_suspicious(&mut self) -> bool {

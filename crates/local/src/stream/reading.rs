@@ -197,7 +197,8 @@ fn beyond<S: Store + Copy>(
         if !peek {
             reading.took_tcp(count);
         }
-        if count < room(to) - skip && result != Ok(0) {
+        // If the writer has sent more, the grant is none.
+        if result != Ok(0) {
             reading.grant();
         }
         return result.map(Some);
@@ -306,33 +307,20 @@ fn spin<S: Store>(end: &End<'_, S>, tcp: &impl Tcp, threads: &impl Threads, limi
     }
 }
 
-/// What a sleep has come to.
-enum Slept {
-    /// Something may have come.
-    Woken,
-    /// At the word: if nothing is there, it was for the socket to tell.
-    WokenAtWord,
-}
-
-/// Sleeps until `wanted` bytes are there, or the kernel has something to tell.
+/// Sleeps at the socket until `wanted` bytes are there, or the kernel has something to tell.
 fn sleep<S: Store + Copy>(
     end: &End<'_, S>,
     tcp: &impl Tcp,
     threads: &impl Threads,
-    done: usize,
+    has_begun: bool,
     wanted: usize,
-    may_park: bool,
-) -> Result<Slept, Errno> {
+) -> Result<(), Errno> {
     let _asleep = end.asleep();
-    let has_begun = done > 0;
-    if may_park && park(end, tcp, threads, tcp.now_ns() + PARK_NS, !has_begun)? {
-        return Ok(Slept::WokenAtWord);
-    }
     if !prepare(end, tcp, threads, wanted)? {
         let sleep = if has_begun { Tcp::sleep_for_more } else { Tcp::sleep };
         sleep(tcp)?;
     }
-    Ok(Slept::Woken)
+    Ok(())
 }
 
 /// Reads, as recv(2) does.
@@ -345,14 +333,24 @@ pub fn recv<S: Store + Copy>(
 ) -> Result<usize, Errno> {
     let room = room(to);
     let enough = if how.all { room } else { how.low_water.clamp(1, room.max(1)) };
-    let may_park = how.may_park && how.low_water <= 1;
+    let may_park = how.may_park && !how.now && how.low_water <= 1 && room > 0;
     let mut parks = may_park;
+    // Since when it sleeps.
+    let mut begun = None;
     let mut done = 0;
     let mut is_over = false;
     loop {
         // What can be had without a system call comes first.
-        if !how.now && !end.glance() {
-            spin(end, tcp, threads, how.spin_ns);
+        let is_there = how.now || end.glance() || spin(end, tcp, threads, how.spin_ns);
+        if parks && !is_there {
+            // Once: what wakes there and leaves nothing in the ring is for the socket to tell.
+            parks = false;
+            begun = Some(tcp.now_ns());
+            match park(end, tcp, threads, PARK_NS, done == 0) {
+                Ok(true) => end.own.reading.parking.reset(),
+                Ok(false) => {}
+                Err(error) => return partly(end, done, error),
+            }
         }
         // A read from the beginning that was peeked sees the same bytes again.
         let skip = if how.peek { 0 } else { done };
@@ -382,15 +380,15 @@ pub fn recv<S: Store + Copy>(
             Err(Errno::AGAIN) => {}
             Err(error) => return partly(end, done, error),
         }
-        let begun = tcp.now_ns();
-        let result = sleep(end, tcp, threads, done, enough - done, parks);
+        let begun = begun.take().unwrap_or_else(|| tcp.now_ns());
+        let result = sleep(end, tcp, threads, done > 0, enough - done);
         let took_ns = tcp.now_ns().saturating_sub(begun);
         end.own.reading.parking.waited(took_ns, PARK_NS);
         if how.spin_ns > 0 {
             end.own.reading.patience.waited(took_ns, how.spin_ns);
         }
         match result {
-            Ok(slept) => parks = may_park && !matches!(slept, Slept::WokenAtWord),
+            Ok(()) => parks = may_park,
             Err(error) if is_end(end, error) => {}
             Err(error) => {
                 let is_behind = end.reading(threads).is_ok_and(|it| is_in_ring(&it) == Ok(true));

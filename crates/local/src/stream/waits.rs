@@ -13,14 +13,13 @@ use rustix::io::Errno;
 /// reset, a request to cancel this thread).
 pub const PARK_NS: u64 = 10_000_000;
 
-/// Sleeps at the word of the pair's memory, if that has been over soon lately: until `until_ns` at the latest. True when it was woken, and is
-/// to look again; then it is the socket's turn. The sleeper has called [`End::asleep`]. For a
-/// sleep that any byte ends. `is_restarted` as in [`Tcp::park`].
+/// Sleeps at the word of the pair's memory, if that has been over soon lately: for at most `limit_ns`. True when it was woken, and is
+/// to look again; then it is the socket's turn. For a sleep that any byte ends. `is_restarted` as in [`Tcp::park`].
 pub fn park<S: Store + Copy>(
     end: &End<'_, S>,
     tcp: &impl Tcp,
     threads: &impl Threads,
-    until_ns: u64,
+    limit_ns: u64,
     is_restarted: bool,
 ) -> Result<bool, Errno> {
     let own = &end.own.reading;
@@ -28,6 +27,7 @@ pub fn park<S: Store + Copy>(
     {
         return Ok(false);
     }
+    let _asleep = end.asleep();
     if !end.reading(threads)?.park()? {
         return Ok(false);
     }
@@ -35,7 +35,7 @@ pub fn park<S: Store + Copy>(
     let result = if end.is_peer_closed() {
         Err(Errno::TIMEDOUT)
     } else {
-        tcp.park(word, until_ns, is_restarted)
+        tcp.park(word, tcp.now_ns() + limit_ns, is_restarted)
     };
     word.store(0, Ordering::Relaxed);
     match result {

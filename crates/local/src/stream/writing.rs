@@ -150,10 +150,11 @@ pub fn overflow<S: Store>(writing: &mut Writing<'_, S>, tcp: &impl Tcp) -> Resul
 /// A reader that sleeps at the word has something to see.
 #[inline]
 pub(super) fn unpark<S: Store>(writing: &mut Writing<'_, S>, tcp: &impl Tcp) {
-    if let Some(word) = writing.unpark()
-        && !tcp.unpark(word)
-    {
+    if let Some(word) = writing.unpark() {
         writing.suspect();
+        if tcp.unpark(word) {
+            writing.trust();
+        }
     }
 }
 
