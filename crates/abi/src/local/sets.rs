@@ -423,7 +423,6 @@ fn arm_all(set: &Set, is_remembered: bool) -> bool {
                 ready |= has_news(inner, fd);
                 inner.live.push(fd);
             } else if is_remembered
-                && spin_ns() > 0
                 && let Some(registration) = inner.registrations.get_mut(&fd)
                 && registration.silence < SILENCE
             {
@@ -488,7 +487,7 @@ pub unsafe fn wait(
         if told > 0 {
             // Others in the set have their turn as well.
             let in_a_row = set.rings_in_a_row.fetch_add(1, Ordering::Relaxed);
-            if spin_ns() > 0 && in_a_row < RINGS_IN_A_ROW && set.with(|inner| inner.is_all_told)? {
+            if in_a_row < RINGS_IN_A_ROW && set.with(|inner| inner.is_all_told)? {
                 return Some(told as Raw);
             }
             let is_full = told == events.len();
@@ -696,7 +695,7 @@ fn translate(
             let end = &connection.end;
             if event.events & DATA != 0 {
                 let is_there = end.has(connection.low_water()) || settle(&connection);
-                if !is_there && spin_ns() > 0 {
+                if !is_there {
                     // This wait looks by itself; what it asks for before it sleeps is enough.
                     disarm(&connection);
                 }
