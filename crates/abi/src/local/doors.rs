@@ -2,7 +2,7 @@
 //! such a way is brought back to TCP first, whole and for good.
 
 use super::connections::{self, Connection, State};
-use super::socket::{Family, Socket};
+use super::socket::{Family, Socket, now_ns};
 use super::{calls, pairing};
 use crate::sys::enter;
 use libc::{c_int, msghdr};
@@ -10,8 +10,10 @@ use sosplice_local::end::End;
 use sosplice_local::ring::Ring;
 use sosplice_local::stream;
 
-/// How long a peer may take to send again what it had put into the ring.
+/// How long peers may take to send again what they had put into the ring.
 const PATIENCE_NS: u64 = 5_000_000_000;
+/// What is left to one whose turn comes behind others that have taken their time.
+const PATIENCE_NS_MIN: u64 = 200_000_000;
 
 /// A shutdown(2) is about to be made.
 pub fn shutting_down(fd: c_int, how: c_int) {
@@ -33,17 +35,21 @@ pub fn has_shut_down(fd: c_int) {
 
 /// Brings a connection back to TCP. What the peer has in the ring for us it sends again.
 pub fn leave(found: Connection, fd: c_int) {
+    leave_until(found, fd, now_ns() + PATIENCE_NS);
+}
+
+fn leave_until(found: Connection, fd: c_int, until_ns: u64) {
     if let Some(used) = found.used() {
-        leave_ring(&used.end, fd);
+        leave_ring(&used.end, fd, until_ns.saturating_sub(now_ns()).max(PATIENCE_NS_MIN));
         pairing::restore(&found, fd);
     }
     found.give_up();
     pairing::withdraw(found);
 }
 
-fn leave_ring(end: &End<'static, Ring>, fd: c_int) {
+fn leave_ring(end: &End<'static, Ring>, fd: c_int, patience_ns: u64) {
     let socket = Socket { fd, flags: libc::MSG_NOSIGNAL };
-    if stream::leave(end, &socket, &Family, PATIENCE_NS).is_ok() {
+    if stream::leave(end, &socket, &Family, patience_ns).is_ok() {
         return;
     }
     // The peer cannot, or does not, send again what is unread. The connection ends here: with a hole in
@@ -87,8 +93,10 @@ pub extern "C" fn before_exec() {
             flags >= 0 && flags & libc::FD_CLOEXEC as isize == 0 && found.state() != State::Given
         })
         .collect();
+    // One peer's time is every peer's, not one behind the other.
+    let until_ns = now_ns() + PATIENCE_NS;
     for (fd, found) in kept {
-        leave(found, fd);
+        leave_until(found, fd, until_ns);
     }
 }
 

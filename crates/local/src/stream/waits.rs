@@ -61,12 +61,21 @@ pub fn prepare<S: Store + Copy>(
     threads: &impl Threads,
     low_water: usize,
 ) -> Result<bool, Errno> {
+    let mut reading = obliging(end, tcp, threads)?;
+    ready(end, &mut reading, tcp, low_water)
+}
+
+/// The reading side, when the peer has what it asks for to leave.
+fn obliging<'e, S: Store + Copy>(
+    end: &End<'e, S>,
+    tcp: &impl Tcp,
+    threads: &impl Threads,
+) -> Result<Reading<'e, S>, Errno> {
     if end.is_asked_to_leave() {
         // A full socket is no reason not to sleep, and a broken one wakes.
         let _ = oblige(end, tcp, threads);
     }
-    let mut reading = end.reading(threads)?;
-    ready(end, &mut reading, tcp, low_water)
+    Ok(end.reading(threads)?)
 }
 
 /// True when there is no reason to sleep. Asks for a doorbell, and takes those that were rung for bytes which are gone. In this order: a
@@ -132,11 +141,7 @@ pub fn settle<S: Store + Copy>(
     threads: &impl Threads,
     low_water: usize,
 ) -> Result<bool, Errno> {
-    if end.is_asked_to_leave() {
-        // A full socket is no reason not to sleep, and a broken one wakes.
-        let _ = oblige(end, tcp, threads);
-    }
-    let mut reading = end.reading(threads)?;
+    let mut reading = obliging(end, tcp, threads)?;
     // Where there is nothing else, another thread that was about to send may have taken the doorbell ([`hush`]).
     if reading.bells_due() == 0 && (reading.peek()? != Found::Empty || tcp.is_over()) {
         return Ok(true);
