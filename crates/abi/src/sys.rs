@@ -99,6 +99,32 @@ pub fn int_option(fd: c_int, level: c_int, name: c_int) -> Result<c_int, c_int> 
     if done < 0 { Err(-done as c_int) } else { Ok(value) }
 }
 
+/// Bytes that a TCP socket's peer has acknowledged, and that have come from it (tcp_info; Linux 4.1).
+pub fn tcp_counts(fd: c_int) -> Option<(u64, u64)> {
+    // struct tcp_info of linux/tcp.h, as far as it is needed.
+    const ACKED: usize = 120;
+    const RECEIVED: usize = 128;
+    let mut info = [0u8; 136];
+    let mut len = info.len() as libc::socklen_t;
+    let (level, name) = (libc::IPPROTO_TCP, libc::TCP_INFO);
+    let at = info.as_mut_ptr();
+    // SAFETY: both outputs live through the call.
+    let done = unsafe { enter!(SYS_getsockopt, fd, level, name, at, &raw mut len) };
+    let count = |at: usize| Some(u64::from_ne_bytes(info.get(at..at + 8)?.try_into().ok()?));
+    if done < 0 || (len as usize) < info.len() {
+        return None;
+    }
+    Some((count(ACKED)?, count(RECEIVED)?))
+}
+
+/// What an ioctl(2) that counts says: FIONREAD, TIOCOUTQ.
+pub fn queued(fd: c_int, request: libc::c_ulong) -> Option<u64> {
+    let mut count: c_int = 0;
+    // SAFETY: the count lives through the call.
+    let done = unsafe { enter!(SYS_ioctl, fd, request, &raw mut count) };
+    if done < 0 { None } else { u64::try_from(count).ok() }
+}
+
 /// SO_RCVTIMEO, if it is set.
 pub fn receive_limit(fd: c_int) -> Option<libc::timespec> {
     let mut limit = libc::timeval { tv_sec: 0, tv_usec: 0 };

@@ -324,7 +324,9 @@ pub unsafe fn send_file(fd: c_int, from: c_int, offset: *mut off_t, count: usize
             if let Err(error) = stream::oblige(end, &socket, &Family) {
                 return Some(-(error.raw_os_error() as Raw));
             }
-            let Ok(mut writing) = end.writing(&Family) else { return Some(AGAIN) };
+            let Ok(mut writing) = stream::held_writing(end, &socket, &Family) else {
+                return Some(AGAIN);
+            };
             let mut done = 0;
             loop {
                 match writing.way(1) {
@@ -401,7 +403,9 @@ pub unsafe fn splice_to(fd: c_int, call: impl Fn() -> Raw) -> Option<Raw> {
             if let Err(error) = stream::oblige(end, &socket, &Family) {
                 return Some(-(error.raw_os_error() as Raw));
             }
-            let Ok(mut writing) = end.writing(&Family) else { return Some(AGAIN) };
+            let Ok(mut writing) = stream::held_writing(end, &socket, &Family) else {
+                return Some(AGAIN);
+            };
             match writing.way(1) {
                 Err(_) => return Some(-(libc::ECONNRESET as Raw)),
                 Ok(Way::Ring(_)) => {
@@ -463,7 +467,7 @@ fn splice_once(
     len: usize,
     call: &impl Fn() -> Raw,
 ) -> Result<usize, Errno> {
-    let mut reading = end.reading(&Family)?;
+    let mut reading = stream::held_reading(end, socket, &Family)?;
     if reading.is_drained(&Family)? {
         return Err(Errno::AGAIN);
     }

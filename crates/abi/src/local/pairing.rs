@@ -257,6 +257,8 @@ fn attach(found: Connection) {
     let Some(end) = found.end() else { return };
     // The lock keeps another thread from closing it under this.
     let attached = found.attach(|| {
+        // No call is in the kernel: what the socket has carried is what was counted.
+        end.begin(Socket { fd, flags: 0 }.carried());
         let is_same = sys::socket_inode(fd) == Some(found.record.inode.load(Ordering::Relaxed));
         // While a socket has its connection no other one has these addresses. Before, the peer may have been found
         // for its successor.
@@ -354,7 +356,7 @@ pub fn withdraw(found: Connection) {
 fn finish(end: &End<'static, Ring>, fd: c_int) {
     let socket = Socket { fd, flags: 0 };
     stream::hush(end, &socket, &Family);
-    let Ok(mut reading) = end.reading(&Family) else { return };
+    let Ok(mut reading) = stream::held_reading(end, &socket, &Family) else { return };
     let due = reading.bells_due();
     if due > 0 && reading.take_bells(|| socket.discard(due)).is_err() {
         // The connection has ended by itself.

@@ -7,6 +7,7 @@ use crate::interpose::next;
 use crate::sys::{self, Raw, Waiter, enter};
 use libc::{c_int, msghdr};
 use rustix::io::Errno;
+use sosplice_local::end::Carried;
 use sosplice_local::lock::Threads;
 use sosplice_local::stream::Tcp;
 use std::cell::Cell;
@@ -116,6 +117,30 @@ impl Tcp for Socket {
     fn unpark(&self, word: &AtomicU32) -> bool {
         // As many as there are: one that was killed may still be counted as asleep.
         sys::futex_wake(word, c_int::MAX) > 0
+    }
+
+    fn carried(&self) -> Option<Carried> {
+        // Acknowledgements may come in between the questions; not many times in a row.
+        const TRIES: u32 = 100;
+        let queued = |request| sys::queued(self.fd, request);
+        let counts = || {
+            let (acked, received) = sys::tcp_counts(self.fd)?;
+            // What is to be sent, and of it what has not been acknowledged; what came, and of it what is unread. A FIN is counted
+            // as a byte that came, and not as one that is unread.
+            let sent = acked + queued(libc::TIOCOUTQ)?;
+            let fin = u64::from(self.is_over());
+            let taken = received.checked_sub(queued(libc::FIONREAD)? + fin)?;
+            Some((acked, received, fin, Carried { sent, taken }))
+        };
+        let mut before = counts()?;
+        for _ in 0..TRIES {
+            let now = counts()?;
+            if now == before {
+                return Some(now.3);
+            }
+            before = now;
+        }
+        None
     }
 
     fn is_over(&self) -> bool {

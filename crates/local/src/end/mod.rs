@@ -45,9 +45,9 @@
 //! # Who dies
 //!
 //! Relatives share an end, and one may be killed where the lock is held. What it had copied is published for it; but
-//! in the middle of a change that concerns the other end (a doorbell counted and sent, a grant given or
-//! taken, a route) nobody can tell how far it came. Such a change is marked, and a mark that is found
-//! under the lock is [`Broken`]: a reset, not bytes that are shifted by one.
+//! a change that concerns the other end (a doorbell counted and sent, a grant given or
+//! taken, a route) is marked. Who finds the mark under the lock takes the change to its end (`mending.rs`); where
+//! nobody can tell how far it came, that is [`Broken`]: a reset, not bytes that are shifted by one.
 //!
 //! An end's own state ([`Own`]) is not in the memory that the peer can write. The peer's words are
 //! taken as claims: [`Broken`] is what a claim is called that cannot be.
@@ -55,10 +55,12 @@
 //! `sim/` tries whole runs, `tests/loom.rs` the orders of accesses, `tests/hostile.rs` a peer that
 //! claims anything.
 
+mod mending;
 mod own;
 mod reading;
 mod writing;
 
+pub use mending::{Carried, Mended};
 pub use own::{Own, OwnReading, OwnWriting};
 pub use reading::{Arm, Found, Leave, Reading};
 pub use writing::{InKernel, Recall, Way, Writing};
@@ -141,6 +143,13 @@ impl<'a, S: Store> End<'a, S> {
             store: self.outgoing,
             _held: held,
         })
+    }
+
+    /// What the socket has carried so far, before this end is used: nothing of it is going on.
+    pub fn begin(&self, carried: Option<Carried>) {
+        let Own { reading, writing } = self.own;
+        mending::keep_base(&writing.base, carried.map(|it| it.sent), &writing.tcp_data);
+        mending::keep_base(&reading.base, carried.map(|it| it.taken), &reading.tcp_data);
     }
 
     /// This end looks at the ring from now on.

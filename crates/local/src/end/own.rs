@@ -31,6 +31,8 @@ pub struct OwnReading {
     pub(super) sleepers: AtomicU32,
     /// As [`OwnWriting::in_doubt`].
     pub(super) in_doubt: AtomicU32,
+    /// As [`OwnWriting::base`], of what was taken.
+    pub(super) base: AtomicU64,
     /// Everything comes over TCP, or will.
     pub(super) has_left: AtomicU32,
     /// The thread that has unread bytes in its own memory, to give them back; zero for none.
@@ -45,9 +47,11 @@ pub struct OwnWriting {
     /// Sends over TCP that are in the kernel.
     pub(super) in_kernel: AtomicU32,
     /// Not zero while what is known of the other end is not what it is: in the middle of a
-    /// change that takes two steps. Who finds it so has the lock of one who was killed there, and
-    /// cannot know how far he came.
+    /// change that takes two steps: which. Who finds it so has the lock of one who was killed there
+    /// (`mending.rs`).
     pub(super) in_doubt: AtomicU32,
+    /// Bytes that the kernel counts as sent beside the data and the doorbells that are counted here.
+    pub(super) base: AtomicU64,
     /// As [`Written::route`].
     pub(super) route: AtomicU64,
     pub(super) head: AtomicU64,
@@ -92,6 +96,7 @@ impl Own {
             parking,
             sleepers,
             in_doubt,
+            base,
             has_left,
             drainer,
         } = &self.reading;
@@ -101,13 +106,14 @@ impl Own {
         for word in [granted, has_wished, error, sleepers, in_doubt, has_left, drainer] {
             word.store(0, Ordering::Relaxed);
         }
-        for word in [granted_at, tail, bells, rung_for, tcp_data] {
+        for word in [granted_at, tail, bells, rung_for, tcp_data, base] {
             word.store(0, Ordering::Relaxed);
         }
         let OwnWriting {
             lock,
             in_kernel,
             in_doubt,
+            base,
             route,
             head,
             tail,
@@ -123,7 +129,7 @@ impl Own {
         in_doubt.store(0, Ordering::Relaxed);
         is_recalling.store(0, Ordering::Relaxed);
         unanswered.store(0, Ordering::Relaxed);
-        for word in [route, head, tail, bells, recalled, settled, tcp_data] {
+        for word in [route, head, tail, bells, recalled, settled, tcp_data, base] {
             word.store(0, Ordering::Relaxed);
         }
     }

@@ -1,5 +1,6 @@
 //! The reading side: what is next and where, the grant, the doorbells that were rung, and leaving.
 
+use super::mending::{BELLS_MAX, GRANTING, LEAVING, RINGING, SURE};
 use super::own::OwnReading;
 use super::{Broken, bump, kind};
 use crate::layout::{
@@ -80,7 +81,7 @@ impl<S: Store> Reading<'_, S> {
 
     /// Bytes in the ring. The route must have been read before.
     fn queued(&self) -> Result<usize, Broken> {
-        if self.own.in_doubt.load(Ordering::Relaxed) != 0 {
+        if self.own.in_doubt.load(Ordering::Relaxed) != SURE {
             return Err(Broken);
         }
         if self.has_left() {
@@ -127,7 +128,8 @@ impl<S: Store> Reading<'_, S> {
         }
         let given = self.own.tcp_data.load(Ordering::Relaxed) + 1;
         match self.bell.grant.compare_exchange(given, 0, Ordering::AcqRel, Ordering::Acquire) {
-            Ok(_) => {
+            // Or a relative that was killed had just taken it back.
+            Ok(_) | Err(0) => {
                 self.own.granted.store(0, Ordering::Relaxed);
                 Ok(true)
             }
@@ -143,11 +145,13 @@ impl<S: Store> Reading<'_, S> {
             return;
         }
         let given = self.own.tcp_data.load(Ordering::Relaxed) + 1;
-        self.own.in_doubt.store(1, Ordering::Relaxed);
+        // What is left of the last one says nothing of this.
+        self.bell.grant.store(0, Ordering::Relaxed);
+        self.own.in_doubt.store(GRANTING, Ordering::Relaxed);
         self.own.granted_at.store(route >> 2, Ordering::Relaxed);
         self.own.granted.store(1, Ordering::Relaxed);
         self.bell.grant.store(given, Ordering::Release);
-        self.own.in_doubt.store(0, Ordering::Relaxed);
+        self.own.in_doubt.store(SURE, Ordering::Relaxed);
     }
 
     /// The writer has left the ring: what follows the ring's bytes is on TCP.
@@ -183,8 +187,8 @@ impl<S: Store> Reading<'_, S> {
             self.written.bells_before_tcp.load(Ordering::Acquire)
         };
         // More than one at a time is rare; what a peer claims beyond is its own loss.
-        (rung.wrapping_sub(self.own.bells.load(Ordering::Relaxed)) as u32 as i32).clamp(0, 64)
-            as usize
+        (rung.wrapping_sub(self.own.bells.load(Ordering::Relaxed)) as u32 as i32)
+            .clamp(0, BELLS_MAX as i32) as usize
     }
 
     /// Takes doorbells from TCP: `discard` does, and tells how many.
@@ -192,11 +196,11 @@ impl<S: Store> Reading<'_, S> {
         &mut self,
         discard: impl FnOnce() -> Result<usize, E>,
     ) -> Result<usize, E> {
-        self.own.in_doubt.store(1, Ordering::Relaxed);
+        self.own.in_doubt.store(RINGING, Ordering::Relaxed);
         let result = discard();
         bump(&self.own.bells, *result.as_ref().unwrap_or(&0) as u64);
         self.taken.bells.store(self.own.bells.load(Ordering::Relaxed), Ordering::Release);
-        self.own.in_doubt.store(0, Ordering::Relaxed);
+        self.own.in_doubt.store(SURE, Ordering::Relaxed);
         result
     }
 
@@ -280,10 +284,10 @@ impl<S: Store> Reading<'_, S> {
         }
         if self.look()? != Found::Tcp {
             // A relative that goes on must not read both what is here and what is sent again.
-            self.own.in_doubt.store(1, Ordering::Relaxed);
+            self.own.in_doubt.store(LEAVING, Ordering::Relaxed);
             let is_asked = self.ask(threads)?;
             self.own.has_left.store(u32::from(is_asked), Ordering::Relaxed);
-            self.own.in_doubt.store(0, Ordering::Relaxed);
+            self.own.in_doubt.store(SURE, Ordering::Relaxed);
             if !is_asked {
                 return Ok(Leave::Asked);
             }
@@ -378,7 +382,7 @@ impl<S: Store> Reading<'_, S> {
 
     /// What was written cannot be had: from now on each call fails.
     pub fn give_up(&mut self) {
-        self.own.in_doubt.store(1, Ordering::Relaxed);
+        self.own.in_doubt.store(LEAVING, Ordering::Relaxed);
         self.own.drainer.store(0, Ordering::Relaxed);
     }
 

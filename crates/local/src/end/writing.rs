@@ -1,5 +1,6 @@
 //! The writing side: where the next byte goes, doorbells that must be rung, and what is sent again.
 
+use super::mending::{GRANTING, LEAVING, RINGING, ROUTING, SURE};
 use super::own::OwnWriting;
 use super::{Broken, bump, kind};
 use crate::layout::{
@@ -49,7 +50,7 @@ impl<'a, S: Store> Writing<'a, S> {
         kind(self.own.route.load(Ordering::Relaxed))
     }
 
-    fn set_route(&self, to: u64) {
+    pub(super) fn set_route(&self, to: u64) {
         let changes = (self.own.route.load(Ordering::Relaxed) >> 2) + 1;
         let route = changes << 2 | to;
         self.own.route.store(route, Ordering::Relaxed);
@@ -59,7 +60,7 @@ impl<'a, S: Store> Writing<'a, S> {
     /// Where `wanted` bytes go. The room is looked up anew only when what is known of is less.
     #[inline]
     pub fn way(&mut self, wanted: usize) -> Result<Way, Broken> {
-        if self.own.in_doubt.load(Ordering::Relaxed) != 0 {
+        if self.own.in_doubt.load(Ordering::Relaxed) != SURE {
             return Err(Broken);
         }
         if self.kind() != ROUTE_RING && !self.flip() {
@@ -97,17 +98,12 @@ impl<'a, S: Store> Writing<'a, S> {
         {
             return false;
         }
-        self.own.in_doubt.store(1, Ordering::Relaxed);
+        self.own.in_doubt.store(GRANTING, Ordering::Relaxed);
         let taken = word.compare_exchange(grant, FLIPPED, Ordering::AcqRel, Ordering::Relaxed);
         if taken.is_ok() {
-            // It may be that the reader, who knows by the grant, has asked already.
-            let order = (Ordering::AcqRel, Ordering::Relaxed);
-            let _ = self.bell.leaves.compare_exchange(BEYOND, STAYS, order.0, order.1);
-            let sent = self.own.tcp_data.load(Ordering::Relaxed);
-            self.own.settled.store(sent, Ordering::Relaxed);
-            self.set_route(ROUTE_RING);
+            self.take_grant();
         }
-        self.own.in_doubt.store(0, Ordering::Relaxed);
+        self.own.in_doubt.store(SURE, Ordering::Relaxed);
         taken.is_ok()
     }
 
@@ -146,7 +142,7 @@ impl<'a, S: Store> Writing<'a, S> {
             if wish == NEVER || (head.wrapping_sub(wish) as i64) < 0 {
                 return false;
             }
-            self.own.in_doubt.store(1, Ordering::Relaxed);
+            self.own.in_doubt.store(RINGING, Ordering::Relaxed);
             match bell_at.compare_exchange(wish, NEVER, Ordering::AcqRel, Ordering::Relaxed) {
                 Ok(_) => {
                     self.suspect();
@@ -154,7 +150,7 @@ impl<'a, S: Store> Writing<'a, S> {
                     return true;
                 }
                 Err(other) => {
-                    self.own.in_doubt.store(0, Ordering::Relaxed);
+                    self.own.in_doubt.store(SURE, Ordering::Relaxed);
                     wish = other;
                 }
             }
@@ -202,7 +198,7 @@ impl<'a, S: Store> Writing<'a, S> {
 
     /// The doorbell was sent.
     pub fn has_rung(&mut self) {
-        self.own.in_doubt.store(0, Ordering::Relaxed);
+        self.own.in_doubt.store(SURE, Ordering::Relaxed);
     }
 
     /// Wakes the peer, which has something to be told: as after [`Writing::publish`]. False where a byte on
@@ -212,14 +208,14 @@ impl<'a, S: Store> Writing<'a, S> {
         if self.kind() != ROUTE_RING {
             return false;
         }
-        self.own.in_doubt.store(1, Ordering::Relaxed);
+        self.own.in_doubt.store(RINGING, Ordering::Relaxed);
         self.count_bells(1);
         // Either this sees that the reader leaves, or the reader sees that it is rung for.
         fence(Ordering::SeqCst);
         let may_ring = !self.must_leave();
         if !may_ring {
             self.count_bells(u64::MAX);
-            self.own.in_doubt.store(0, Ordering::Relaxed);
+            self.own.in_doubt.store(SURE, Ordering::Relaxed);
         }
         may_ring
     }
@@ -259,12 +255,12 @@ impl<'a, S: Store> Writing<'a, S> {
         true
     }
 
-    fn change_to_tcp(&self, to: u64) {
+    pub(super) fn change_to_tcp(&self, to: u64) {
         let bells = self.own.bells.load(Ordering::Relaxed);
-        self.own.in_doubt.store(1, Ordering::Relaxed);
+        self.own.in_doubt.store(ROUTING, Ordering::Relaxed);
         self.written.bells_before_tcp.store(bells, Ordering::Release);
         self.set_route(to);
-        self.own.in_doubt.store(0, Ordering::Relaxed);
+        self.own.in_doubt.store(SURE, Ordering::Relaxed);
         // As behind [`Writing::publish`].
         fence(Ordering::SeqCst);
     }
@@ -284,7 +280,7 @@ impl<'a, S: Store> Writing<'a, S> {
 
     /// Goes to TCP for good, and copies bytes that are to be sent there before anything else.
     pub fn recall(&mut self, to: &mut [u8]) -> Result<Recall, Broken> {
-        if self.own.in_doubt.load(Ordering::Relaxed) != 0 {
+        if self.own.in_doubt.load(Ordering::Relaxed) != SURE {
             return Err(Broken);
         }
         let is_back = self.bell.leaves.load(Ordering::Relaxed) == BACK;
@@ -327,7 +323,7 @@ impl<'a, S: Store> Writing<'a, S> {
 
     /// What was written cannot be sent again: from now on each call fails.
     pub fn give_up(&mut self) {
-        self.own.in_doubt.store(1, Ordering::Relaxed);
+        self.own.in_doubt.store(LEAVING, Ordering::Relaxed);
     }
 
     fn begin_recall(&self) -> Result<bool, Broken> {
@@ -355,12 +351,12 @@ impl<'a, S: Store> Writing<'a, S> {
 
     /// Sends what was recalled: `send` does, and tells how much.
     pub fn resend<E>(&mut self, send: impl FnOnce() -> Result<usize, E>) -> Result<usize, E> {
-        self.own.in_doubt.store(1, Ordering::Relaxed);
+        self.own.in_doubt.store(LEAVING, Ordering::Relaxed);
         let result = send();
         bump(&self.own.recalled, *result.as_ref().unwrap_or(&0) as u64);
         let recalled = self.own.recalled.load(Ordering::Relaxed);
         self.written.retaken.store(recalled, Ordering::Release);
-        self.own.in_doubt.store(0, Ordering::Relaxed);
+        self.own.in_doubt.store(SURE, Ordering::Relaxed);
         result
     }
 }

@@ -210,11 +210,23 @@ fn threads_that_read_meanwhile_get_each_byte_once() {
 
 /// One of two relatives that share a socket is killed, and the other goes on.
 #[test]
-fn a_killed_relative_leaves_whole_messages_or_a_reset() {
-    run(1000, || {
+fn a_killed_relative_leaves_whole_messages() {
+    run(1500, || {
         let world = World::with_room(5000);
         let mut actors = vec![relatives::reader(&world, 1)];
         actors.extend(relatives::writers(&world, 0));
+        (world, actors)
+    });
+}
+
+/// One of two relatives that share a socket is killed while it waits, and the other reads on.
+#[test]
+fn a_killed_watcher_takes_nothing_with_it() {
+    run(1500, || {
+        let world = World::with_room(5000);
+        let mut actors = vec![relatives::watcher(&world, 1), programs::writer(&world, 0)];
+        actors.extend([programs::reader(&world, 1), programs::writer(&world, 1)]);
+        actors.push(programs::reader(&world, 0));
         (world, actors)
     });
 }

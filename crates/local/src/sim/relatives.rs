@@ -4,9 +4,10 @@
 //! and bytes that follow from these.
 //! A message is one send and goes one way, so it comes out whole.
 
-use super::actor::{Actor, below, chance, lives, until};
+use super::actor::{Actor, Pause, below, chance, lives, pause, until};
 use super::world::{Thread, World};
 use crate::stream::{self, ReadHow, WriteHow};
+use rustix::io::Errno;
 use std::cell::Cell;
 use std::io::{IoSlice, IoSliceMut};
 use std::rc::Rc;
@@ -57,15 +58,10 @@ fn writer(
                 stream::send(&here, &socket, &Thread, &[IoSlice::new(&bytes)], WriteHow::default());
             match sent {
                 Ok(sent) if sent == bytes.len() => {}
-                // The other was killed where nobody can tell how far it came: a program that is
-                // told so is done with the connection.
-                _ => {
-                    world.wire.reset(1 - end);
-                    break;
-                }
+                _ => panic!("{sent:?} of {}\n{}", bytes.len(), world.state()),
             }
             let log = &world.log[end];
-            log.written.set(log.written.get() + sent.unwrap_or(0) as u64);
+            log.written.set(log.written.get() + bytes.len() as u64);
             if chance(3) {
                 let world = world.clone();
                 until(move || {
@@ -76,6 +72,33 @@ fn writer(
         }
         finish();
     })
+}
+
+/// Waits for bytes and looks at them, and takes none; it is killed at some time.
+pub fn watcher(world: &Rc<World>, end: usize) -> Actor {
+    let world = world.clone();
+    let turns = below(300);
+    let mut watcher = Actor::new(format!("watcher {end}"), end, move || {
+        let (here, socket) = (world.end(end), world.socket(end, false));
+        for _ in 0..turns {
+            let asleep = here.asleep();
+            let is_there = stream::prepare(&here, &socket, &Thread, 1);
+            pause(Pause::Anywhere);
+            let is_there = is_there
+                .and_then(|is_there| Ok(is_there || stream::settle(&here, &socket, &Thread, 1)?));
+            drop(asleep);
+            let how = ReadHow { peek: true, now: true, low_water: 1, ..ReadHow::default() };
+            let mut bytes = [0; 3];
+            let to = &mut [IoSliceMut::new(&mut bytes)];
+            let seen = stream::recv(&here, &socket, &Thread, to, how);
+            for error in [is_there.err(), seen.err()].into_iter().flatten() {
+                let is_told = error == Errno::AGAIN || world.wire.is_reset(end);
+                assert!(is_told, "{error}\n{}", world.state());
+            }
+        }
+    });
+    watcher.fate = Some(below([3, 10, 30, 100][below(4) as usize]));
+    watcher
 }
 
 /// Reads the messages, and looks at each.

@@ -2,6 +2,7 @@
 //! them, a reset at any time.
 
 use super::actor::{below, chance, has_killed, pass, step, until};
+use crate::end::Carried;
 use crate::stream::Tcp;
 use crate::sync::AtomicU32;
 use rustix::io::Errno;
@@ -28,6 +29,9 @@ struct Lane {
     is_told_to_sender: bool,
     /// How often something has arrived: what EPOLLET tells.
     edges: u64,
+    /// Bytes that were given to it, and taken from it.
+    sent: u64,
+    taken: u64,
 }
 
 /// The connection.
@@ -159,6 +163,7 @@ impl Wire {
             }
             if !peek {
                 lane.arrived.drain(..count);
+                lane.taken += count as u64;
             }
             return Ok(count);
         }
@@ -243,6 +248,12 @@ impl Tcp for Socket {
         word.load(Ordering::Relaxed) == 0
     }
 
+    fn carried(&self) -> Option<Carried> {
+        step();
+        let [mine, theirs] = [self.end, 1 - self.end].map(|end| self.wire.lanes[end].borrow());
+        Some(Carried { sent: mine.sent, taken: theirs.taken })
+    }
+
     fn is_over(&self) -> bool {
         step();
         self.wire.has_ended(self.end)
@@ -259,6 +270,7 @@ impl Tcp for Socket {
             return Err(Errno::PIPE);
         }
         lane.flying.push_back(BELL);
+        lane.sent += 1;
         drop(lane);
         step();
         Ok(())
@@ -277,7 +289,10 @@ impl Tcp for Socket {
             }
             let count = self.wire.room_of(self.end).min(bytes.len() - sent);
             let piece = &bytes[sent..sent + count];
-            self.wire.lanes[self.end].borrow_mut().flying.extend(piece);
+            let mut lane = self.wire.lanes[self.end].borrow_mut();
+            lane.flying.extend(piece);
+            lane.sent += count as u64;
+            drop(lane);
             sent += count;
             let interrupted = self.is_blocking && sent > 0 && chance(20);
             if sent == bytes.len() || !self.is_blocking || interrupted {

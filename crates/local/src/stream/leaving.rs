@@ -9,7 +9,7 @@
 
 use super::waits::hush;
 use super::writing::{call, unpark};
-use super::{ROOM_NS_MAX, ROUNDS_MAX, Tcp};
+use super::{ROOM_NS_MAX, ROUNDS_MAX, Tcp, held_reading, held_writing};
 use crate::end::{End, Leave, Reading, Recall, Writing};
 use crate::lock::Threads;
 use crate::ring::Store;
@@ -59,7 +59,7 @@ fn leave_both<S: Store + Copy>(
         }
         if !has_called {
             has_called = true;
-            call(&mut end.writing(threads)?, tcp, threads)?;
+            call(&mut held_writing(end, tcp, threads)?, tcp, threads)?;
         }
         // It may be leaving as well, and wait for the same.
         match oblige_now(end, tcp, threads) {
@@ -79,7 +79,7 @@ fn progress<S: Store + Copy>(
     back: &mut Vec<u8>,
     is_over: bool,
 ) -> Result<bool, Errno> {
-    let mut reading = end.reading(threads)?;
+    let mut reading = held_reading(end, tcp, threads)?;
     if reading.is_drained(threads)? {
         return Ok(false);
     }
@@ -158,7 +158,7 @@ pub fn oblige<S: Store + Copy>(
         let now = tcp.now_ns();
         let is_late = now >= *until.get_or_insert(now + ROOM_NS_MAX);
         if is_late || end.is_peer_closed() || tcp.has_failed() {
-            let mut writing = end.writing(threads)?;
+            let mut writing = held_writing(end, tcp, threads)?;
             if writing.must_leave() && writing.is_forsaken() {
                 writing.give_up();
                 return Err(Errno::CONNRESET);
@@ -175,7 +175,7 @@ fn oblige_now<S: Store + Copy>(
     tcp: &impl Tcp,
     threads: &impl Threads,
 ) -> Result<(), Errno> {
-    let mut writing = end.writing(threads)?;
+    let mut writing = held_writing(end, tcp, threads)?;
     if writing.must_leave() { resend(&mut writing, tcp) } else { Ok(()) }
 }
 
@@ -188,7 +188,7 @@ pub fn pin<S: Store + Copy>(
 ) -> Result<(), Errno> {
     hush(end, tcp, threads);
     for _ in 0..ROUNDS_MAX {
-        let mut writing = end.writing(threads)?;
+        let mut writing = held_writing(end, tcp, threads)?;
         if writing.pin() {
             unpark(&mut writing, tcp);
             return Ok(());

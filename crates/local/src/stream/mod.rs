@@ -15,8 +15,8 @@ pub use reading::{ReadHow, queued, recv};
 pub use waits::{PARK_NS, hush, park, prepare, settle, unpark_all};
 pub use writing::{WriteHow, call, overflow, publish, send};
 
-use crate::end::{Broken, End, Found, Reading};
-use crate::lock::Reentered;
+use crate::end::{Broken, Carried, End, Found, Reading, Writing};
+use crate::lock::{Reentered, Threads};
 use crate::ring::Store;
 use crate::sync::{AtomicU32, Ordering};
 use rustix::io::Errno;
@@ -47,6 +47,10 @@ pub trait Tcp {
     /// Wakes who sleeps at the word. False when nobody does.
     fn unpark(&self, _word: &AtomicU32) -> bool {
         false
+    }
+    /// What the socket has carried; None where the kernel does not count.
+    fn carried(&self) -> Option<Carried> {
+        None
     }
     /// Whether the peer's FIN or a reset has come, whatever is to be read before it (POLLRDHUP);
     /// without waiting.
@@ -89,6 +93,34 @@ impl From<Reentered> for Errno {
 const ROOM_NS_MAX: u64 = 2_000_000_000;
 /// Looks of one read, most of them at doorbells.
 const ROUNDS_MAX: u32 = 1000;
+
+/// Takes the reading side. What a relative was killed in the middle of is taken to its end first.
+#[inline]
+pub fn held_reading<'e, S: Store + Copy>(
+    end: &End<'e, S>,
+    tcp: &impl Tcp,
+    threads: &impl Threads,
+) -> Result<Reading<'e, S>, Errno> {
+    let mut reading = end.reading(threads)?;
+    if reading.is_in_doubt() {
+        reading.mend(|| tcp.carried());
+    }
+    Ok(reading)
+}
+
+/// Takes the writing side, as [`held_reading`].
+#[inline]
+pub fn held_writing<'e, S: Store + Copy>(
+    end: &End<'e, S>,
+    tcp: &impl Tcp,
+    threads: &impl Threads,
+) -> Result<Writing<'e, S>, Errno> {
+    let mut writing = end.writing(threads)?;
+    if writing.is_in_doubt() {
+        writing::mend(&mut writing, tcp, threads)?;
+    }
+    Ok(writing)
+}
 
 fn is_in_ring<S: Store>(reading: &Reading<'_, S>) -> Result<bool, Broken> {
     Ok(matches!(reading.peek()?, Found::Ring(_)))

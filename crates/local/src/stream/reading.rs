@@ -1,7 +1,7 @@
 //! Reads: what comes from the ring, what from the socket, and in which order.
 
 use super::waits::{PARK_NS, park, prepare};
-use super::{ROUNDS_MAX, Tcp, is_end, is_in_ring, keep};
+use super::{ROUNDS_MAX, Tcp, held_reading, is_end, is_in_ring, keep};
 use crate::end::{Arm, Broken, End, Found, Reading};
 use crate::lock::Threads;
 use crate::patience::ALONE_NS;
@@ -87,7 +87,7 @@ fn attempt<S: Store + Copy>(
     skip: usize,
     peek: bool,
 ) -> Result<usize, Errno> {
-    let mut reading = end.reading(threads)?;
+    let mut reading = held_reading(end, tcp, threads)?;
     if reading.is_drained(threads)? {
         // It is sent again.
         return Err(Errno::AGAIN);

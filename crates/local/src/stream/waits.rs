@@ -2,7 +2,7 @@
 
 use super::leaving::oblige;
 use super::reading::drop_bells;
-use super::{ROUNDS_MAX, Tcp, is_in_ring, keep};
+use super::{ROUNDS_MAX, Tcp, held_reading, is_in_ring, keep};
 use crate::end::{Arm, End, Found, Reading};
 use crate::lock::Threads;
 use crate::ring::Store;
@@ -28,7 +28,7 @@ pub fn park<S: Store + Copy>(
         return Ok(false);
     }
     let _asleep = end.asleep();
-    if !end.reading(threads)?.park()? {
+    if !held_reading(end, tcp, threads)?.park()? {
         return Ok(false);
     }
     let word = end.place();
@@ -75,7 +75,7 @@ fn obliging<'e, S: Store + Copy>(
         // A full socket is no reason not to sleep, and a broken one wakes.
         let _ = oblige(end, tcp, threads);
     }
-    Ok(end.reading(threads)?)
+    held_reading(end, tcp, threads)
 }
 
 /// True when there is no reason to sleep. Asks for a doorbell, and takes those that were rung for bytes which are gone. In this order: a

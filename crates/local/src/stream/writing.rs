@@ -2,8 +2,8 @@
 
 use super::leaving::{oblige, resend};
 use super::waits::hush;
-use super::{ROOM_NS_MAX, Tcp, is_end};
-use crate::end::{End, Way, Writing};
+use super::{ROOM_NS_MAX, Tcp, held_writing, is_end};
+use crate::end::{End, Mended, Way, Writing};
 use crate::lock::Threads;
 use crate::ring::Store;
 use rustix::io::Errno;
@@ -45,14 +45,14 @@ fn send_unless_asked<S: Store + Copy>(
     how: WriteHow,
 ) -> Result<Option<usize>, Errno> {
     let len = from.iter().map(|buffer| buffer.len()).sum::<usize>();
-    let mut writing = end.writing(threads)?;
+    let mut writing = held_writing(end, tcp, threads)?;
     while writing.must_leave() {
         drop(writing);
         match oblige(end, tcp, threads) {
             Err(Errno::AGAIN) if how.waits => {}
             result => result?,
         }
-        writing = end.writing(threads)?;
+        writing = held_writing(end, tcp, threads)?;
     }
     if end.is_peer_closed() || (writing.is_suspicious() && tcp.has_failed()) {
         // What becomes of bytes for a closed socket is TCP's to say.
@@ -170,6 +170,21 @@ pub fn call<S: Store>(
         writing.has_rung();
     }
     Ok(may_ring)
+}
+
+/// See [`super::held_writing`].
+#[cold]
+pub(super) fn mend<S: Store>(
+    writing: &mut Writing<'_, S>,
+    tcp: &impl Tcp,
+    threads: &impl Threads,
+) -> Result<(), Errno> {
+    if writing.mend(|| tcp.carried()) == Mended::Ring {
+        ring(tcp, threads)?;
+        writing.has_rung();
+    }
+    unpark(writing, tcp);
+    Ok(())
 }
 
 /// Sends a doorbell. The reader has taken all data, so what fills the socket's buffer is bytes that
