@@ -53,7 +53,8 @@ pub enum Match {
     /// The host is one of these; a leading `*.` stands for one or more labels. Lower case, no port.
     Host(Vec<String>),
     /// The path without the query: as sent, or as a server may read it (what need not be encoded
-    /// is not, slashes in a row are one).
+    /// is not, slashes in a row are one; segments without parameters, and without the white space and
+    /// dots at their end).
     Path(PathMatch),
     /// The method is one of these (case matters, RFC 9110 section 9.1).
     Method(Vec<String>),
