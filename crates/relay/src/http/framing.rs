@@ -118,6 +118,12 @@ pub(super) fn items(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|item| !item.is_empty())
 }
 
+/// A letter of a field's name as servers compare it: what goes by CGI's rules (RFC 3875 section
+/// 4.1.18), as WSGI and PHP do, has one variable for `X-A`, `x-a` and `X_A`.
+pub(super) const fn folded(letter: u8) -> u8 {
+    if letter == b'_' { b'-' } else { letter.to_ascii_lowercase() }
+}
+
 /// The fields called `name`.
 pub(super) fn called<'h, 'b: 'h>(
     fields: &'h [Header<'b>],

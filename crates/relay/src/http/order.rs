@@ -59,7 +59,7 @@ impl Order {
             Some(Action::Route(upstream)) => Task::Forward(Some(*upstream)),
             Some(Action::Block { .. }) => Task::Answer,
             Some(Action::Redirect { location, .. }) => {
-                rewrite::location(&mut notes.location, location, &request);
+                rewrite::location(&mut notes.location, location, &request)?;
                 Task::Answer
             }
         };

@@ -7,9 +7,9 @@
 //! that see one switch features off (compression, caching) that clients of a relay
 //! expect; a rule can set it.
 
-use super::framing::{Framing, called, items};
+use super::framing::{Framing, called, folded, items};
 use super::head::{Link, Request, Response, Version};
-use super::refusal::phrase;
+use super::refusal::{Refusal, phrase};
 use super::target;
 use crate::plan::{HeaderEdit, Rule, SetOrAdd};
 use httparse::Header;
@@ -186,14 +186,23 @@ pub(super) fn answer<'r>(
 }
 
 /// The place of a redirect, with what stands for parts of the request filled in.
-pub(super) fn location(out: &mut String, template: &str, request: &Request<'_, '_>) {
+///
+/// # Errors
+/// 400 where the host is asked for and the request, of HTTP/1.0, names none: an empty one would make a
+/// host of what follows it, and the listener's address is the client's business only if it knows it.
+pub(super) fn location(
+    out: &mut String,
+    template: &str,
+    request: &Request<'_, '_>,
+) -> Result<(), Refusal> {
     out.clear();
     let mut rest = template;
     while let Some(at) = rest.find('{') {
         out.push_str(&rest[..at]);
         rest = &rest[at..];
         let (name, value) = if rest.starts_with("{host}") {
-            ("{host}", request.host.map_or("", target::host_name))
+            let host = request.host.ok_or(Refusal::bad("the request names no host"))?;
+            ("{host}", target::host_name(host))
         } else if rest.starts_with("{path}") {
             // A path that begins with two slashes would be another host.
             let path = request.target.path;
@@ -217,6 +226,7 @@ pub(super) fn location(out: &mut String, template: &str, request: &Request<'_, '
         rest = &rest[name.len()..];
     }
     out.push_str(rest);
+    Ok(())
 }
 
 /// What a field of a head is to whoever forwards it.
@@ -239,11 +249,11 @@ impl Kind {
             2 if is(name, "te") => Self::Hop,
             4 if is(name, "host") => Self::Host,
             7 if is(name, "upgrade") => Self::Upgrade,
-            10 if is(name, "connection") || is(name, "keep-alive") => Self::Hop,
-            14 if is(name, "content-length") => Self::Length,
+            10 if is(name, "connection") || is_read_as(name, "keep-alive") => Self::Hop,
+            14 if is_read_as(name, "content-length") => Self::Length,
             15 if is_read_as(name, "x-forwarded-for") => Self::ForwardedFor,
-            16 if is(name, "proxy-connection") => Self::Hop,
-            17 if is(name, "transfer-encoding") => Self::Hop,
+            16 if is_read_as(name, "proxy-connection") => Self::Hop,
+            17 if is_read_as(name, "transfer-encoding") => Self::Hop,
             _ => Self::Plain,
         }
     }
@@ -253,11 +263,9 @@ fn is(name: &str, known: &str) -> bool {
     name.eq_ignore_ascii_case(known)
 }
 
-/// Whether a server may take the one name for the other: what goes by CGI's rules (RFC 3875
-/// section 4.1.18), as WSGI and PHP do, has one variable for `X-A` and `X_A`.
+/// Whether a server may take the one name for the other.
 fn is_read_as(name: &str, known: &str) -> bool {
-    let plain = |byte: u8| if byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
-    name.len() == known.len() && name.bytes().map(plain).eq(known.bytes().map(plain))
+    name.len() == known.len() && name.bytes().map(folded).eq(known.bytes().map(folded))
 }
 
 /// Whether Connection names the field, and may.

@@ -82,3 +82,30 @@ async fn a_rule_answers_routes_and_edits() {
         .await;
     assert!(whole_rest(&mut client).await.contains("\r\nConnection: close\r\n"));
 }
+
+/// A host that a server would decode, a path whose end it would cut off, a host that is not there.
+#[tokio::test]
+async fn no_spelling_gets_past_a_rule_on_its_way_to_a_server() {
+    let host = Condition { test: Match::Host(vec!["shop.example".into()]), is_negated: false };
+    let block = || Some(Action::Block { status: 403, body: String::new() });
+    let mut shop = rule("shop", "/", block());
+    shop.conditions = vec![host];
+    let redirect = Action::Redirect { status: 308, location: "https://{host}{path}".into() };
+    let rules = vec![shop, rule("admin", "/admin", block()), rule("old", "/old", Some(redirect))];
+    let bench = Bench::with(plan(HttpPlan { rules, ..http() }), 1).await;
+    for (request, status) in [
+        ("GET / HTTP/1.1\r\nHost: SHOP.example.:80\r\n", 403),
+        ("GET / HTTP/1.1\r\nHost: shop%2Eexample\r\n", 400),
+        ("GET http://shop%2Eexample/ HTTP/1.1\r\nHost: a\r\n", 400),
+        ("GET /admin%20 HTTP/1.1\r\nHost: a\r\n", 403),
+        ("GET /admin./x HTTP/1.1\r\nHost: a\r\n", 403),
+        ("GET /old HTTP/1.0\r\n", 400),
+        ("GET /old HTTP/1.0\r\nHost: a\r\n", 308),
+    ] {
+        let mut client = bench.client().await;
+        send(&mut client, format!("{request}Connection: close\r\n\r\n")).await;
+        let answer = whole_rest(&mut client).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{request}: {answer}");
+    }
+    assert_eq!(bench.connects(), 0);
+}

@@ -143,13 +143,28 @@ fn a_redirect_stays_on_its_host() {
         let mut slots = head::slots();
         let parsed = head::request(text.as_bytes(), &mut slots, 100).expect("a request");
         let mut out = String::new();
-        location(&mut out, template, &parsed);
+        location(&mut out, template, &parsed).expect("a place");
         out
     };
     assert_eq!(place("https://{host}{path}{query}", "/b?c"), "https://a/b?c");
     assert_eq!(place("https://{host}{path}{query}", "//b"), "https://a//b");
     assert_eq!(place("{path}/x{query}", "///b/c?"), "/b/c/x?");
     assert_eq!(place("/{other}{", "/b"), "/{other}{");
+}
+
+/// An empty host would make the path's first segment one: `https:///b` is `https://b/` to browsers.
+#[test]
+fn a_redirect_to_a_host_that_was_not_named_is_refused() {
+    let place = |template: &str, fields: &str| {
+        let text = format!("GET /b HTTP/1.0\r\n{fields}\r\n");
+        let mut slots = head::slots();
+        let parsed = head::request(text.as_bytes(), &mut slots, 100).expect("a request");
+        let mut out = String::new();
+        location(&mut out, template, &parsed).map(|()| out).map_err(|refusal| refusal.status)
+    };
+    assert_eq!(place("https://{host}{path}", ""), Err(400));
+    assert_eq!(place("https://{host}{path}", "Host: a\r\n"), Ok("https://a/b".into()));
+    assert_eq!(place("https://c{path}", ""), Ok("https://c/b".into()));
 }
 
 #[test]
@@ -196,7 +211,7 @@ fn no_underscore_gets_past_what_takes_a_field_away() {
         vec![set("X-User", "nobody"), HeaderEdit::Remove { name: "x-debug".into() }],
         vec![],
     )];
-    let text = "GET / HTTP/1.1\r\nHost: a\r\nX_User: root\r\nx_debug: 1\r\nX_Forwarded-For: 9.9.9.9\r\nX_Other: 1\r\n\r\n";
+    let text = "GET / HTTP/1.1\r\nHost: a\r\nX_User: root\r\nx_debug: 1\r\nX_Forwarded-For: 9.9.9.9\r\nContent_Length: 5\r\nTransfer_Encoding: chunked\r\nX_Other: 1\r\n\r\n";
     assert_eq!(
         sent(text, true, &rules),
         "GET / HTTP/1.1\r\nHost: a\r\nX_Other: 1\r\nX-User: nobody\r\nX-Forwarded-For: 192.0.2.7\r\n\r\n"
