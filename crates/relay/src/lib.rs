@@ -11,6 +11,7 @@ mod admin;
 pub mod budget;
 pub mod config;
 pub mod control;
+mod counted;
 mod dial;
 mod error;
 mod gate;
@@ -30,6 +31,7 @@ mod udp;
 mod upstream;
 mod worker;
 
+pub use counted::counted;
 pub use error::Error;
 pub use plan::Plan;
 pub use service::Service;

@@ -4,6 +4,7 @@
 //! was. Listeners that stay keep their sockets, sessions that run keep what they have, so a
 //! reload refuses nobody.
 
+use crate::counted::counted;
 use crate::error::Error;
 use crate::gate::Gate;
 use crate::graph::{Count, Graph, ListenerKey};
@@ -342,10 +343,10 @@ impl State {
             }
         }
         let told = format!(
-            "{} relays, {} upstreams, {} new listeners, {gone} gone",
-            plan.relays.len(),
-            plan.upstreams.len(),
-            new.len(),
+            "{}, {}, {}, {gone} gone",
+            counted(plan.relays.len() as u64, "relay"),
+            counted(plan.upstreams.len() as u64, "upstream"),
+            counted(new.len() as u64, "new listener"),
         );
         running.plan = plan;
         Ok(told)
