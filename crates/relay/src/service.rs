@@ -397,9 +397,7 @@ fn fixed(before: &Plan, now: &Plan) -> Option<String> {
         "admin"
     } else if before.log != now.log {
         "log"
-    } else if now.relays.iter().any(|relay| relay.upstream.is_none())
-        && before.relays.iter().all(|relay| relay.upstream.is_some())
-    {
+    } else if now.uses_origin() && !before.uses_origin() {
         "the built-in origin"
     } else {
         return None;
@@ -473,11 +471,12 @@ impl Running {
             pipes_per_worker: usize::try_from(self.room.pipes_per_worker).unwrap_or(usize::MAX),
             logs_access: self.plan.log.access,
         });
-        let needs_origin = self.plan.relays.iter().any(|relay| relay.upstream.is_none());
         for (number, sessions) in sessions.iter().enumerate() {
             // Each worker serves an origin of its own, on its own thread, so that what
             // the origin tells of a connection is up to date.
-            let origin = needs_origin
+            let origin = self
+                .plan
+                .uses_origin()
                 .then(|| {
                     let (listener, addr) = origin().map_err(|source| Error::Origin { source })?;
                     Ok::<_, Error>((listener, Upstream::fixed(addr)?))
