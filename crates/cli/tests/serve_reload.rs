@@ -502,3 +502,24 @@ fn a_relay_whose_rules_decide_everything_has_no_origin() {
         assert_eq!((sockets(&serve), status(&serve)), (least, "403".into()), "{more}");
     }
 }
+
+/// The relay that is at its listener when it ends may be another one.
+#[test]
+fn a_request_is_accounted_to_the_relay_that_it_came_to() {
+    let (at, behind) = (free_address(), support::peers::listener());
+    let file = |name: &str| {
+        tcp_at(at, name, "servers", "protocol = \"http\"")
+            + &upstream("servers", &[support::peers::addr(&behind)], "")
+    };
+    let serve = Serve::start(&file("one"));
+    let mut client = serve.connect("one");
+    client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
+    let mut server = support::peers::accept(&behind);
+    server.read_exact(&mut [0; 16]).unwrap();
+    serve.reload(&file("two"));
+    server.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    assert_eq!(serve.next("request")["relay"], "one");
+}

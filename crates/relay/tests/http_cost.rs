@@ -89,7 +89,7 @@ impl Site for TestSite {
         pending()
     }
 
-    fn account(&self, record: &Record<'_>) {
+    fn account(&self, _: &Current, record: &Record<'_>) {
         assert!(record.fault.is_none(), "{record:?}");
     }
 }

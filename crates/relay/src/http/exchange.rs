@@ -90,7 +90,8 @@ impl<'x, S: Site> Exchange<'x, S> {
     }
 
     fn ledger<'l>(&'l self, notes: &'l mut super::record::Notes, began: Instant) -> Ledger<'l, S> {
-        Ledger::new(self.site, (self.relay, self.http), self.peer, notes, began)
+        let (site, plan) = ((self.site, self.current), (self.relay, self.http));
+        Ledger::new(site, plan, self.peer, notes, began)
     }
 
     fn idle(&self) -> Option<Duration> {

@@ -129,7 +129,7 @@ impl Site for TestSite {
         }
     }
 
-    fn account(&self, record: &Record<'_>) {
+    fn account(&self, _: &Current, record: &Record<'_>) {
         let line = Line {
             target: record.target.into(),
             status: record.status,
