@@ -12,6 +12,7 @@ pub mod budget;
 pub mod config;
 pub mod control;
 mod counted;
+mod date;
 mod dial;
 mod error;
 mod gate;

@@ -103,7 +103,7 @@ pub(super) const fn is_bodyless(status: u16) -> bool {
 }
 
 /// Digits only, and as many as fit: `parse` of the standard library would take a sign too.
-fn decimal(text: &[u8]) -> Option<u64> {
+pub(super) fn decimal(text: &[u8]) -> Option<u64> {
     if text.is_empty() {
         return None;
     }

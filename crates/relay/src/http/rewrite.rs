@@ -11,6 +11,7 @@ use super::framing::{Framing, called, folded, items};
 use super::head::{Link, Request, Response, Version};
 use super::refusal::{Refusal, phrase};
 use super::target;
+use crate::date;
 use crate::plan::{HeaderEdit, Rule, SetOrAdd};
 use httparse::Header;
 use std::io::Write;
@@ -50,6 +51,7 @@ pub(super) fn request<'r>(
             Kind::Host | Kind::Length | Kind::Hop => false,
             Kind::Upgrade => upgrades,
             Kind::ForwardedFor => !around.forwarded_for,
+            Kind::MaxForwards => request.max_forwards.is_none(),
             Kind::Plain => !is_named(request.link, request.fields, field.name),
         };
         // A wait for 100 is the client's of HTTP/1.1 only.
@@ -57,6 +59,9 @@ pub(super) fn request<'r>(
         if stays && !edits.replaces(field.name) {
             put_field(out, field.name, field.value);
         }
+    }
+    if let Some(most) = request.max_forwards.filter(|_| !edits.replaces("max-forwards")) {
+        text(out, format_args!("Max-Forwards: {}\r\n", most.saturating_sub(1)));
     }
     edits.write(out);
     if around.forwarded_for {
@@ -128,7 +133,7 @@ pub(super) fn response<'r>(
         let stays = match Kind::of(field.name) {
             Kind::Length | Kind::Hop => false,
             Kind::Upgrade => persistence == Persistence::Upgrade || response.status == 426,
-            Kind::Host | Kind::ForwardedFor => true,
+            Kind::Host | Kind::ForwardedFor | Kind::MaxForwards => true,
             Kind::Plain => !is_named(response.link, response.fields, field.name),
         };
         if stays && !edits.replaces(field.name) {
@@ -169,6 +174,9 @@ pub(super) fn answer<'r>(
     out.clear();
     text(out, format_args!("HTTP/1.1 {status} {}\r\n", phrase(status)));
     let edits = Edits { all: rules.flat_map(|rule| &rule.response_edits), client };
+    if let Some(date) = date::now().filter(|_| !edits.replaces("date")) {
+        put(out, &[b"Date: ", date.as_bytes(), b"\r\n"]);
+    }
     if let Some(location) = location.filter(|_| !edits.replaces("location")) {
         put(out, &[b"Location: ", location.as_bytes(), b"\r\n"]);
     }
@@ -238,6 +246,7 @@ enum Kind {
     Length,
     Upgrade,
     ForwardedFor,
+    MaxForwards,
     /// For this connection only.
     Hop,
 }
@@ -250,6 +259,7 @@ impl Kind {
             4 if is(name, "host") => Self::Host,
             7 if is(name, "upgrade") => Self::Upgrade,
             10 if is(name, "connection") || is_read_as(name, "keep-alive") => Self::Hop,
+            12 if is_read_as(name, "max-forwards") => Self::MaxForwards,
             14 if is_read_as(name, "content-length") => Self::Length,
             15 if is_read_as(name, "x-forwarded-for") => Self::ForwardedFor,
             16 if is_read_as(name, "proxy-connection") => Self::Hop,

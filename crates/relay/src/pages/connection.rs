@@ -8,6 +8,8 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use crate::date;
+
 use super::head::{self, HEAD_LEN_MAX, Refusal, Request};
 use super::places::{Phase, Place};
 use super::{Pages, Patience, Shown};
@@ -85,8 +87,9 @@ impl Answer {
 
     fn made(shown: &Shown, close: bool, client: Client) -> Self {
         let Shown { status, fields, body, content } = shown;
+        let date = date::now().map_or_else(String::new, |date| format!("Date: {date}\r\n"));
         let head = format!(
-            "HTTP/1.1 {status}\r\n{fields}{}Content-Length: {}\r\n\r\n",
+            "HTTP/1.1 {status}\r\n{date}{fields}{}Content-Length: {}\r\n\r\n",
             persistence(close, client.http10),
             body.len() as u64 + content,
         );

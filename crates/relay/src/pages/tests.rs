@@ -54,7 +54,7 @@ async fn client(to: SocketAddr, bytes: &str) -> TcpStream {
 fn is_shown(answer: &[u8]) {
     let answer = String::from_utf8_lossy(answer);
     assert!(
-        answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\nhere\n"),
+        answer.starts_with("HTTP/1.1 200 OK\r\nDate: ") && answer.ends_with("\r\n\r\nhere\n"),
         "{answer:?}"
     );
 }

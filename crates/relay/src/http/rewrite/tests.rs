@@ -167,6 +167,15 @@ fn a_redirect_to_a_host_that_was_not_named_is_refused() {
     assert_eq!(place("https://c{path}", ""), Ok("https://c/b".into()));
 }
 
+/// The value of Date, which is of the right form, is left out.
+fn undated(answer: &[u8]) -> String {
+    let text = String::from_utf8(answer.to_vec()).expect("text");
+    let at = text.find("\r\nDate: ").expect("a Date") + 6;
+    let date = &text[at + 2..at + 2 + 29];
+    assert!(httpdate::parse_http_date(date).is_ok() && date.ends_with(" GMT"), "{text}");
+    text.replacen(&format!(": {date}"), "", 1)
+}
+
 #[test]
 fn an_answer_of_our_own() {
     let mut out = Vec::new();
@@ -174,14 +183,14 @@ fn an_answer_of_our_own() {
     let own = Own { status: 502, location: None, body: &["no", "\n"], is_head: false };
     answer(&mut out, own, Persistence::Close, client, [].iter());
     assert_eq!(
-        String::from_utf8_lossy(&out),
-        "HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 3\r\nConnection: close\r\n\r\nno\n"
+        undated(&out),
+        "HTTP/1.1 502 Bad Gateway\r\nDate\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 3\r\nConnection: close\r\n\r\nno\n"
     );
     let own = Own { status: 301, location: Some("/x"), body: &[], is_head: true };
     answer(&mut out, own, Persistence::Silent, client, [].iter());
     assert_eq!(
-        String::from_utf8_lossy(&out),
-        "HTTP/1.1 301 Moved Permanently\r\nLocation: /x\r\nContent-Length: 0\r\n\r\n"
+        undated(&out),
+        "HTTP/1.1 301 Moved Permanently\r\nDate\r\nLocation: /x\r\nContent-Length: 0\r\n\r\n"
     );
 }
 
@@ -200,8 +209,47 @@ fn a_rule_edits_its_own_answer_too() {
     let mut out = Vec::new();
     answer(&mut out, own, Persistence::Silent, AROUND(true).client, [with(vec![], edits)].iter());
     assert_eq!(
-        String::from_utf8_lossy(&out),
-        "HTTP/1.1 403 Forbidden\r\nContent-Type: text/html\r\nCache-Control: no-store\r\nContent-Length: 2\r\n\r\nno"
+        undated(&out),
+        "HTTP/1.1 403 Forbidden\r\nDate\r\nContent-Type: text/html\r\nCache-Control: no-store\r\nContent-Length: 2\r\n\r\nno"
+    );
+}
+
+#[test]
+fn a_rule_may_say_the_date_or_leave_it_out() {
+    let own = Own { status: 403, location: None, body: &[], is_head: false };
+    for (edit, field) in [
+        (set("Date", "Sun, 06 Nov 1994 08:49:37 GMT"), "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n"),
+        (HeaderEdit::Remove { name: "date".into() }, ""),
+    ] {
+        let mut out = Vec::new();
+        let rules = [with(vec![], vec![edit])];
+        answer(&mut out, own, Persistence::Silent, AROUND(true).client, rules.iter());
+        let wanted = format!("HTTP/1.1 403 Forbidden\r\n{field}Content-Length: 0\r\n\r\n");
+        assert_eq!(String::from_utf8_lossy(&out), wanted);
+    }
+}
+
+/// RFC 9110 section 7.6.2.
+#[test]
+fn max_forwards_counts_down_where_it_means_something() {
+    let text = |method: &str, fields: &str| {
+        sent(&format!("{method} / HTTP/1.1\r\nHost: a\r\n{fields}\r\n"), false, &[])
+    };
+    for (method, fields, forwarded) in [
+        ("OPTIONS", "Max-Forwards: 10\r\n", "Max-Forwards: 9\r\n"),
+        ("TRACE", "max-forwards: 001\r\nMax_Forwards: 7\r\n", "Max-Forwards: 0\r\n"),
+        ("OPTIONS", "", ""),
+        ("GET", "Max-Forwards: 0\r\n", "Max-Forwards: 0\r\n"),
+    ] {
+        assert_eq!(
+            text(method, fields),
+            format!("{method} / HTTP/1.1\r\nHost: a\r\n{forwarded}\r\n")
+        );
+    }
+    let rules = [with(vec![set("Max-Forwards", "3")], vec![])];
+    assert_eq!(
+        sent("OPTIONS / HTTP/1.1\r\nHost: a\r\nMax-Forwards: 9\r\n\r\n", false, &rules),
+        "OPTIONS / HTTP/1.1\r\nHost: a\r\nMax-Forwards: 3\r\n\r\n"
     );
 }
 
