@@ -3,8 +3,8 @@
 //! It reads what `sosplice serve` would read and starts nothing. Whether names resolve and
 //! addresses can be had is not asked: that is so or not at another time, on another machine.
 
-use sosplice_relay::config;
 use sosplice_relay::plan::Plan;
+use sosplice_relay::{config, counted};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -44,11 +44,7 @@ pub fn run(args: Args) -> ExitCode {
 }
 
 fn verdict(file: &Path, plan: &Plan) -> String {
-    let relays = counted(plan.relays.len(), "relay");
-    let upstreams = counted(plan.upstreams.len(), "upstream");
+    let relays = counted(plan.relays.len() as u64, "relay");
+    let upstreams = counted(plan.upstreams.len() as u64, "upstream");
     format!("{}: {relays}, {upstreams}: fine", file.display())
-}
-
-fn counted(count: usize, what: &str) -> String {
-    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }

@@ -79,8 +79,8 @@ pub enum Error {
     Config(#[from] config::Error),
     #[error("{file} has no `control`, so its service has no control socket: add `control = \"{DEFAULT_PATH}\"` and restart it", file = .0.display())]
     NoControl(PathBuf),
-    #[error("no running session has the number {0}")]
-    Unknown(String),
+    #[error("no running session has {}", numbers(.0))]
+    Unknown(Vec<u64>),
     #[error("top needs a terminal; for programs there is `sosplice ctl stats --json`")]
     NoTerminal,
     #[error("the terminal, or what the output goes to: {0}")]
@@ -164,9 +164,17 @@ fn kill(client: &mut Client, ids: &[u64], json: bool) -> Result<(), Error> {
             other => return Err(client.foreign(format!("{other:?}")).into()),
         }
     }
-    let missing = unknown.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
-    show(&Answer::Killed { killed, unknown }, json)?;
+    let missing = unknown.clone();
+    // The error says it all where nothing was done, unless a program reads the answer.
+    if json || !killed.is_empty() {
+        show(&Answer::Killed { killed, unknown }, json)?;
+    }
     if missing.is_empty() { Ok(()) } else { Err(Error::Unknown(missing)) }
+}
+
+fn numbers(numbers: &[u64]) -> String {
+    let all: Vec<_> = numbers.iter().map(u64::to_string).collect();
+    format!("the number{} {}", if all.len() == 1 { "" } else { "s" }, all.join(", "))
 }
 
 fn show(answer: &Answer, json: bool) -> Result<(), Error> {

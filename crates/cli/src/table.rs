@@ -17,6 +17,11 @@ pub fn table(rows: &[Vec<String>], text: &mut String) {
     }
 }
 
+/// A row of these cells.
+pub fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
+    cells.map(str::to_owned).to_vec()
+}
+
 /// A time for people: the two largest units of it.
 pub fn age(ms: u64) -> String {
     let seconds = ms / 1000;

@@ -5,7 +5,7 @@
 mod support;
 
 use rustix::process::Signal;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
@@ -456,4 +456,70 @@ fn weights_and_limits_of_servers_change_with_a_reload() {
     serve.reload(&file("weight = 3", ""));
     let asked: String = (0..8).map(|_| serve.ask("front")).collect();
     assert_eq!(asked.matches('a').count(), 6, "{asked}");
+}
+
+/// An HTTP relay that answers by its rules alone.
+fn answering(status: u16) -> String {
+    format!(
+        "[[relay]]\nname = \"answers\"\nprotocol = \"http\"\nlisten = \"127.0.0.1:0\"\n\
+         [[relay.rule]]\naction = \"block\"\nstatus = {status}\n"
+    )
+}
+
+#[track_caller]
+fn status(serve: &Serve) -> String {
+    let mut client = serve.connect("answers");
+    client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).unwrap();
+    answer.split(' ').nth(1).unwrap().to_owned()
+}
+
+/// The built-in origin cannot come with a reload, and is not what such a relay needs.
+#[test]
+fn a_relay_whose_rules_decide_everything_comes_with_a_reload() {
+    let a = Named::start('a');
+    let serve = Serve::start(&front(&[a.addr], ""));
+    serve.reload(&(front(&[a.addr], "") + &answering(451)));
+    assert_eq!((status(&serve), serve.ask("front")), ("451".into(), 'a'));
+    let passing = answering(451).replace("action = \"block\"\nstatus = 451", "");
+    let passing = passing.replace("protocol", "upstream = \"built-in\"\nprotocol");
+    let why = serve.refuse(&(front(&[a.addr], "") + &passing));
+    assert!(why.contains("the built-in origin cannot change"), "{why}");
+    assert_eq!(status(&serve), "451");
+}
+
+/// And no listener is there for an origin that nobody can reach.
+#[test]
+fn a_relay_whose_rules_decide_everything_has_no_origin() {
+    let a = Named::start('a');
+    let with = |more: &str| answering(403).replace("protocol", &format!("{more}\nprotocol"));
+    let file = with("upstream = \"servers\"") + &upstream("servers", &[a.addr], "");
+    let sockets = |serve: &Serve| serve.descriptors().sockets;
+    let least = sockets(&Serve::start(&file));
+    for more in ["", "upstream = \"built-in\""] {
+        let serve = Serve::start(&with(more));
+        assert_eq!((sockets(&serve), status(&serve)), (least, "403".into()), "{more}");
+    }
+}
+
+/// The relay that is at its listener when it ends may be another one.
+#[test]
+fn a_request_is_accounted_to_the_relay_that_it_came_to() {
+    let (at, behind) = (free_address(), support::peers::listener());
+    let file = |name: &str| {
+        tcp_at(at, name, "servers", "protocol = \"http\"")
+            + &upstream("servers", &[support::peers::addr(&behind)], "")
+    };
+    let serve = Serve::start(&file("one"));
+    let mut client = serve.connect("one");
+    client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
+    let mut server = support::peers::accept(&behind);
+    server.read_exact(&mut [0; 16]).unwrap();
+    serve.reload(&file("two"));
+    server.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    assert_eq!(serve.next("request")["relay"], "one");
 }

@@ -10,6 +10,7 @@
 //! It counts descriptors only. What the kernel gives to pipes in pages
 //! (fs.pipe-user-pages-soft) is another limit: see `sosplice doctor`.
 
+use crate::counted::counted;
 use std::io;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -83,8 +84,9 @@ pub struct Budget {
 pub enum BudgetError {
     /// The limit does not even hold one connection and one pipe a worker.
     #[error(
-        "the limit on open files is {nofile}, and {workers} workers need at least {needed}: \
-         raise it (ulimit -n {needed}) or run fewer workers"
+        "the limit on open files is {nofile}, and for {} it has to be {needed} at least: \
+         raise it (ulimit -n {needed}) or run fewer workers",
+        counted(*workers, "worker")
     )]
     TooLow {
         /// The soft limit on open files.

@@ -11,6 +11,8 @@ mod admin;
 pub mod budget;
 pub mod config;
 pub mod control;
+mod counted;
+mod date;
 mod dial;
 mod error;
 mod gate;
@@ -30,6 +32,7 @@ mod udp;
 mod upstream;
 mod worker;
 
+pub use counted::counted;
 pub use error::Error;
 pub use plan::Plan;
 pub use service::Service;

@@ -26,7 +26,6 @@ use std::time::Duration;
 
 use target::Target;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 
 /// What the relay knows of one of its connections, at the moment it is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +63,7 @@ pub async fn serve(listener: TcpListener, lookup: Lookup) -> Infallible {
 
 async fn serve_with(listener: TcpListener, lookup: Lookup, patience: Patience) -> Infallible {
     let origin = Arc::new(Origin { lookup });
-    pages::serve("origin", listener, origin, patience, Semaphore::MAX_PERMITS).await
+    pages::serve("origin", listener, origin, patience, usize::MAX).await
 }
 
 struct Origin {

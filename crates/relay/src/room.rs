@@ -125,7 +125,7 @@ impl Room {
         if !has_streams {
             return Ok(Self { max_connections: 0, pipes_per_worker: 0, max_sessions });
         }
-        let with_origin = relays().any(|relay| relay.upstream.is_none());
+        let with_origin = plan.uses_origin();
         let demand = Demand {
             nofile: left - unused(plan, workers).min(left / UNUSED_SHARE),
             workers,

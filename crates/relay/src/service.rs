@@ -4,6 +4,9 @@
 //! was. Listeners that stay keep their sockets, sessions that run keep what they have, so a
 //! reload refuses nobody.
 
+mod sockets;
+
+use crate::counted::counted;
 use crate::error::Error;
 use crate::gate::Gate;
 use crate::graph::{Count, Graph, ListenerKey};
@@ -12,12 +15,12 @@ use crate::plan::Plan;
 use crate::room::Room;
 use crate::upstream::{self, Upstream, Watch};
 use crate::worker::{self, Deployment};
-use crate::{admin, control, listener, udp};
-use socket2::Socket;
+use crate::{admin, control, udp};
+use sockets::Sockets;
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
@@ -150,7 +153,7 @@ impl Service {
             alive: alive_sender.downgrade(),
             watch: None,
         };
-        let sockets = running.bind(&graph, workers)?;
+        let sockets = Sockets::bind(&graph, workers, &running.bound)?;
         let (stage, _) = watch::channel(Stage::Running);
         let sessions: Vec<_> = (0..workers).map(|n| Arc::new(Sessions::new(n, workers))).collect();
         if source.is_some() || graph.stream_listeners().next().is_some() {
@@ -331,7 +334,7 @@ impl State {
         }
         let alive = running.alive.upgrade().ok_or("no worker is left")?;
         running.make_way(&graph);
-        let sockets = running.bind(&graph, self.workers).map_err(text)?;
+        let sockets = Sockets::bind(&graph, self.workers, &running.bound).map_err(text)?;
         let (new, gone) = (sockets.bound.clone(), running.gone(&graph));
         running.deploy(Arc::clone(&graph), sockets, room, &alive).map_err(text)?;
         running.watch = Some(upstream::watch(&running.graph.upstreams));
@@ -342,10 +345,10 @@ impl State {
             }
         }
         let told = format!(
-            "{} relays, {} upstreams, {} new listeners, {gone} gone",
-            plan.relays.len(),
-            plan.upstreams.len(),
-            new.len(),
+            "{}, {}, {}, {gone} gone",
+            counted(plan.relays.len() as u64, "relay"),
+            counted(plan.upstreams.len() as u64, "upstream"),
+            counted(new.len() as u64, "new listener"),
         );
         running.plan = plan;
         Ok(told)
@@ -396,9 +399,7 @@ fn fixed(before: &Plan, now: &Plan) -> Option<String> {
         "admin"
     } else if before.log != now.log {
         "log"
-    } else if now.relays.iter().any(|relay| relay.upstream.is_none())
-        && before.relays.iter().all(|relay| relay.upstream.is_some())
-    {
+    } else if now.uses_origin() && !before.uses_origin() {
         "the built-in origin"
     } else {
         return None;
@@ -407,37 +408,6 @@ fn fixed(before: &Plan, now: &Plan) -> Option<String> {
 }
 
 impl Running {
-    /// Sockets for the listeners of `graph` that are not there yet, each with its place in the
-    /// worker's number; all or none.
-    fn bind(&self, graph: &Graph, workers: usize) -> Result<Sockets, Error> {
-        let mut sockets = Sockets::default();
-        for (key, binding) in graph.stream_listeners() {
-            let congestion = binding.relay.plan.congestion.as_ref();
-            if let Some(congestion) = congestion {
-                congestion.check()?;
-            }
-            if self.bound.contains_key(&key) {
-                continue;
-            }
-            let group = listener::bind(key.address, workers, congestion)?;
-            sockets.add(key, group, Sort::Stream);
-        }
-        for (key, binding) in graph.datagram_listeners() {
-            if self.bound.contains_key(&key) {
-                continue;
-            }
-            let group = udp::bind(key.address, binding.relay.plan.engine, workers)?;
-            sockets.add(key, group, Sort::Datagram);
-        }
-        for (key, binding) in graph.stream_listeners().chain(graph.datagram_listeners()) {
-            let known = self.bound.get(&key).or_else(|| sockets.bound.get(&key));
-            if let (Some(addr), Some(upstream)) = (known, binding.relay.upstream()) {
-                refuse_self(upstream, *addr)?;
-            }
-        }
-        Ok(sockets)
-    }
-
     /// An address of datagrams that is wanted again, by whichever relay, while sessions of a relay
     /// that is gone still use it: they end, for a session that is never silent would keep it for ever.
     /// Their clients have a new one with the next datagram.
@@ -472,13 +442,15 @@ impl Running {
             pipes_per_worker: usize::try_from(self.room.pipes_per_worker).unwrap_or(usize::MAX),
             logs_access: self.plan.log.access,
         });
-        let needs_origin = self.plan.relays.iter().any(|relay| relay.upstream.is_none());
         for (number, sessions) in sessions.iter().enumerate() {
             // Each worker serves an origin of its own, on its own thread, so that what
             // the origin tells of a connection is up to date.
-            let origin = needs_origin
+            let origin = self
+                .plan
+                .uses_origin()
                 .then(|| {
-                    let (listener, addr) = origin().map_err(|source| Error::Origin { source })?;
+                    let (listener, addr) =
+                        sockets::origin().map_err(|source| Error::Origin { source })?;
                     Ok::<_, Error>((listener, Upstream::fixed(addr)?))
                 })
                 .transpose()?;
@@ -564,63 +536,4 @@ impl Running {
         self.room = room;
         Ok(())
     }
-}
-
-/// Listeners that have just been bound.
-#[derive(Default)]
-struct Sockets {
-    bound: HashMap<ListenerKey, SocketAddr>,
-    /// Those of each worker.
-    streams: Vec<Vec<(ListenerKey, Socket)>>,
-    datagrams: Vec<(ListenerKey, Vec<Socket>)>,
-}
-
-enum Sort {
-    Stream,
-    Datagram,
-}
-
-impl Sockets {
-    fn add(&mut self, key: ListenerKey, group: Vec<Socket>, sort: Sort) {
-        self.bound.insert(key.clone(), bound(&group, key.address));
-        match sort {
-            Sort::Datagram => self.datagrams.push((key, group)),
-            Sort::Stream => {
-                self.streams.resize_with(group.len(), Vec::new);
-                for (worker, socket) in self.streams.iter_mut().zip(group) {
-                    worker.push((key.clone(), socket));
-                }
-            }
-        }
-    }
-}
-
-/// Where the first of them has been bound: all have the same address.
-fn bound(listeners: &[Socket], asked: SocketAddr) -> SocketAddr {
-    let first = listeners.first().and_then(|listener| listener.local_addr().ok());
-    first.and_then(|addr| addr.as_socket()).unwrap_or(asked)
-}
-
-fn refuse_self(upstream: &Upstream, addr: SocketAddr) -> Result<(), Error> {
-    let addrs = upstream.servers().iter().map(|server| server.addrs());
-    match addrs.flat_map(|addrs| addrs.to_vec()).find(|target| is_same(*target, addr)) {
-        Some(target) => Err(Error::SelfTarget { target, addr }),
-        None => Ok(()),
-    }
-}
-
-/// Whether connecting to `target` would reach what listens on `addr`.
-fn is_same(target: SocketAddr, addr: SocketAddr) -> bool {
-    target.port() == addr.port()
-        && (target.ip() == addr.ip()
-            // Only an address of this host can be bound.
-            || addr.ip().is_unspecified() && UdpSocket::bind((target.ip(), 0)).is_ok())
-}
-
-/// A listener on loopback for the built-in origin.
-fn origin() -> io::Result<(TcpListener, SocketAddr)> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    listener.set_nonblocking(true)?;
-    let addr = listener.local_addr()?;
-    Ok((listener, addr))
 }

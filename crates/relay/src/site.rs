@@ -5,7 +5,7 @@ use crate::graph::Binding;
 use crate::http::{self, NoPlace, Peer, Pool, Record, Site};
 use crate::live::Live;
 use crate::plan::{RelayPlan, UpstreamId};
-use crate::upstream::{self, Place, Server, Tried};
+use crate::upstream::{Place, Server, Tried};
 use crate::worker::{Slot, Worker};
 use sosplice::tokio::Registered;
 use std::io;
@@ -79,12 +79,7 @@ impl Site for Connection {
             None => self.worker.upstream(current),
         };
         let Some(upstream) = upstream else { return Err(NoPlace::Down) };
-        upstream.place(client, tried).await.map_err(|why| match why {
-            upstream::NoPlace::Exhausted => NoPlace::Exhausted,
-            upstream::NoPlace::Down => NoPlace::Down,
-            upstream::NoPlace::QueueFull => NoPlace::QueueFull,
-            upstream::NoPlace::QueueTimeout => NoPlace::QueueTimeout,
-        })
+        upstream.place(client, tried).await
     }
 
     fn server(place: &Place) -> &Arc<Server> {
@@ -119,9 +114,8 @@ impl Site for Connection {
         self.live.is_killed()
     }
 
-    fn account(&self, record: &Record<'_>) {
-        let current = self.current();
-        let tally = self.worker.tally(&current);
+    fn account(&self, current: &Binding, record: &Record<'_>) {
+        let tally = self.worker.tally(current);
         tally.request(record.status, record.request, record.response);
         self.live.add((record.request, record.response));
         for place in record.matched.iter().copied().map(usize::from) {

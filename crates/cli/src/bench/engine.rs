@@ -5,6 +5,7 @@
 //! printed below its table. The run is separate because a log costs.
 
 use serde_json::{Map, Value};
+use sosplice_relay::counted;
 
 /// Bytes by engine, both directions and all connections or sessions together.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,7 +84,9 @@ pub fn line(engines: Option<&Engines>) -> String {
     let shares: Vec<String> = engines.bytes.iter().map(share).collect();
     let dropped = match engines.dropped {
         0 => String::new(),
-        dropped => format!("; {dropped} datagrams dropped by the relay itself"),
+        dropped => {
+            format!("; {} dropped by the relay itself", counted(dropped, "datagram"))
+        }
     };
     format!("engine: {}{dropped}", shares.join(", "))
 }

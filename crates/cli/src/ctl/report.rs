@@ -1,6 +1,6 @@
 //! Answers for people.
 
-use crate::table::{age, table};
+use crate::table::{age, row, table};
 use bytesize::ByteSize;
 use sosplice_relay::control::protocol::Answer;
 use sosplice_relay::control::{RelaySnapshot, SessionSnapshot, StageWord, Stats};
@@ -28,10 +28,6 @@ pub fn text(answer: &Answer) -> String {
     text
 }
 
-fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
-    cells.map(str::to_owned).to_vec()
-}
-
 fn size(bytes: u64) -> String {
     ByteSize(bytes).to_string()
 }
@@ -50,19 +46,23 @@ fn sessions(all: &[SessionSnapshot]) -> Vec<Vec<String>> {
     ];
     let mut rows = vec![row(head)];
     rows.extend(all.iter().map(|session| {
-        vec![
-            session.id.to_string(),
-            session.relay.clone(),
-            session.client.to_string(),
-            session.upstream.map_or_else(|| "-".to_owned(), |addr| addr.to_string()),
-            age(session.age_ms),
-            size(session.up.copy),
-            size(session.up.pipe),
-            size(session.down.copy),
-            size(session.down.pipe),
-        ]
+        let (up, down) = (&session.up, &session.down);
+        let mut row = who(session).to_vec();
+        row.extend([up.copy, up.pipe, down.copy, down.pipe].map(size));
+        row
     }));
     rows
+}
+
+/// The first cells of a session's row: which it is, whose, and how old.
+pub fn who(session: &SessionSnapshot) -> [String; 5] {
+    [
+        session.id.to_string(),
+        session.relay.clone(),
+        session.client.to_string(),
+        session.upstream.map_or_else(|| "-".to_owned(), |addr| addr.to_string()),
+        age(session.age_ms),
+    ]
 }
 
 fn servers(all: &[ServerSnapshot]) -> Vec<Vec<String>> {

@@ -2,6 +2,7 @@
 //! and the command that changes it. Pure.
 
 use sosplice_relay::budget::{Demand, PIPES_PER_WORKER_WISHED, SESSION_DESCRIPTORS};
+use sosplice_relay::counted;
 
 use super::probe::{PIPE_SIZE_ASKED, PIPES_TRIED, Tried};
 use super::readings::{Reading, Readings, version};
@@ -220,9 +221,9 @@ fn pipe_budget(readings: &Readings) -> Row {
     };
     Row::new(NAME, level, value)
         .why(format!(
-            "{} workers wish for {wished} in all; past the limit pipes are small or refused, \
+            "{} would use {wished} in all; past the limit pipes are small or refused, \
              without an error on the connection",
-            readings.workers
+            counted(readings.workers, "worker")
         ))
         .change(format!("sysctl -w {sysctl}={}", pages_wished(readings)))
 }
@@ -409,7 +410,7 @@ fn size(bytes: u64) -> String {
         0 => "0 bytes".to_owned(),
         _ if bytes.is_multiple_of(1 << 20) => format!("{} MiB", bytes >> 20),
         _ if bytes.is_multiple_of(1 << 10) => format!("{} KiB", bytes >> 10),
-        _ => format!("{bytes} bytes"),
+        _ => counted(bytes, "byte"),
     }
 }
 

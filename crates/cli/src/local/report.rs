@@ -4,6 +4,7 @@ use crate::table::table;
 use bytesize::ByteSize;
 use sosplice_local::broker::policy::Policy;
 use sosplice_local::broker::status::{EndStatus, PairStatus, Route, Status};
+use sosplice_relay::counted;
 use std::fmt::Write;
 
 /// The whole text: lines about the broker, the pairs, and what stayed on TCP.
@@ -40,14 +41,14 @@ fn head(status: &Status, text: &mut String) -> std::fmt::Result {
     let ended = &status.ended;
     writeln!(
         text,
-        "ended    {} pairs: {} in {} messages, {} over TCP; {} doorbells, {} overflows, {} spins",
-        ended.pairs,
+        "ended    {}: {} in {}, {} over TCP; {}, {}, {}",
+        counted(ended.pairs, "pair"),
         ByteSize(ended.bytes),
-        ended.messages,
+        counted(ended.messages, "message"),
         ByteSize(ended.tcp_bytes),
-        ended.doorbells,
-        ended.overflows,
-        ended.spins,
+        counted(ended.doorbells, "doorbell"),
+        counted(ended.overflows, "overflow"),
+        counted(ended.spins, "spin"),
     )
 }
 

@@ -2,8 +2,8 @@
 //!
 //! Rates are by the service's own clock. After a restart, and at the first look, there are none.
 
-use crate::ctl::report::{admin, head, health};
-use crate::table::{age, table};
+use crate::ctl::report::{admin, head, health, who};
+use crate::table::{age, row, table};
 use bytesize::ByteSize;
 use sosplice_relay::control::{RelaySnapshot, SessionSnapshot, Stats};
 use sosplice_relay::{Admin, Health, ServerSnapshot};
@@ -142,10 +142,6 @@ fn made(rows: &[Vec<String>], looks: impl Iterator<Item = Look>) -> Table {
     Table { lines: lines.collect(), whole: rows.len() }
 }
 
-fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
-    cells.map(str::to_owned).to_vec()
-}
-
 fn relays(now: &Sight, since: &Since<'_>) -> Table {
     let head = [
         "RELAY",
@@ -237,17 +233,14 @@ fn sessions(now: &Sight, since: &Since<'_>, most: usize) -> Table {
         let rate = |number: fn(&SessionSnapshot) -> u64| {
             since.rate(Some(before.map_or(0, |before| number(before))), number(session))
         };
-        vec![
-            session.id.to_string(),
-            session.relay.clone(),
-            session.client.to_string(),
-            session.upstream.map_or_else(|| "-".to_owned(), |addr| addr.to_string()),
-            age(session.age_ms),
+        let mut row = who(session).to_vec();
+        row.extend([
             bytes(rate(|session| session.up.total())),
             bytes(rate(|session| session.down.total())),
             ByteSize(session.up.total()).to_string(),
             ByteSize(session.down.total()).to_string(),
-        ]
+        ]);
+        row
     }));
     let table = made(&rows, busiest.iter().map(|_| Look::Plain));
     Table { whole: now.sessions.len() + 1, ..table }

@@ -196,3 +196,22 @@ fn garbage_is_answered_and_closed_and_harms_nobody() {
     drop(idle);
     join_known(&service.relay, &upstream);
 }
+
+/// Whoever watches the service by its health is answered while others hold the address.
+#[test]
+fn half_heads_do_not_delay_health() {
+    let upstream = listener();
+    let service = Service::to(&[&upstream]);
+    let admin = service.admin();
+    let mut half: Vec<_> = (0..200).map(|_| connect(admin)).collect();
+    for stream in &mut half {
+        // The first ones have made room already.
+        let _ = stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: a\r\n");
+    }
+    let (head, body) = ask(admin, "GET /healthz");
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\n") && body == "ok\n", "{head}{body}");
+    // Not that their time was up: they would have been told so.
+    let mut told = Vec::new();
+    let _ = half[0].read_to_end(&mut told);
+    assert_eq!(String::from_utf8_lossy(&told), "");
+}

@@ -91,6 +91,23 @@ fn a_kill_resets_both_peers_and_nobody_else() {
     assert_eq!(service.json(&["stats"])["relays"][0]["ended"], 1);
 }
 
+#[test]
+fn a_kill_of_numbers_that_there_are_not_is_told_once() {
+    let upstream = listener();
+    let service = Service::to(&[&upstream]);
+    let told = |ids: &[&str]| {
+        let done = service.ctl(&[&["kill"], ids].concat());
+        assert_eq!(done.status.code(), Some(1));
+        [done.stdout, done.stderr].map(|bytes| String::from_utf8(bytes).unwrap())
+    };
+    assert_eq!(told(&["99"]), ["", "sosplice: no running session has the number 99\n"]);
+    assert_eq!(told(&["99", "98"]), ["", "sosplice: no running session has the numbers 99, 98\n"]);
+    // A program always gets its answer.
+    let [json, _] = told(&["99", "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json, serde_json::json!({ "killed": [], "unknown": [99] }));
+}
+
 /// It waits for a server that does not answer.
 #[test]
 fn a_session_without_a_server_is_killed_as_well() {

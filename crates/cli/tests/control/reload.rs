@@ -14,7 +14,7 @@ fn a_reload_is_answered_with_what_was_done_or_why_not() {
     let whole = relay_to(&[&upstream]);
     service.dir.configure(&format!("{whole}{MORE}"));
     let told = service.done(&["reload"]);
-    assert_eq!(told, "reloaded: 2 relays, 1 upstreams, 1 new listeners, 0 gone\n");
+    assert_eq!(told, "reloaded: 2 relays, 1 upstream, 1 new listener, 0 gone\n");
     assert_eq!(service.json(&["stats"])["relays"][1]["relay"], "more");
 
     service.dir.configure("[[relay]]\nname = \"db\"\nlissten = 1\n");

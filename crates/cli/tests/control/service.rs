@@ -2,35 +2,26 @@
 
 use crate::support::pattern::Pattern;
 use crate::support::peers::{accept, addr, connect};
-use crate::support::{BINARY, Relay};
+use crate::support::{BINARY, Relay, serve};
 use serde_json::Value;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// A directory, gone with the test.
-pub struct Dir(PathBuf);
+/// A directory with a control socket and a configuration.
+pub struct Dir(serve::Dir);
 
 impl Dir {
     pub fn new() -> Self {
-        static COUNT: AtomicUsize = AtomicUsize::new(0);
-        let name = format!(
-            "sosplice-ctl-{}-{}",
-            std::process::id(),
-            COUNT.fetch_add(1, Ordering::Relaxed)
-        );
-        let dir = std::env::temp_dir().join(name);
-        std::fs::create_dir(&dir).unwrap();
-        Self(dir)
+        Self(serve::Dir::new())
     }
 
     pub fn socket(&self) -> PathBuf {
-        self.0.join("control.sock")
+        self.0.path().join("control.sock")
     }
 
     pub fn file(&self) -> PathBuf {
-        self.0.join("sosplice.toml")
+        self.0.path().join(serve::FILE)
     }
 
     /// Writes the configuration: a control socket, an admin address, and this.
@@ -40,13 +31,7 @@ impl Dir {
             "control = {control:?}\nworkers = 2\ndrain-timeout = \"1h\"\n[log]\nformat = \"json\"\n\
              [admin]\nlisten = \"127.0.0.1:0\"\n{rest}"
         );
-        std::fs::write(self.file(), text).unwrap();
-    }
-}
-
-impl Drop for Dir {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
+        self.0.write(serve::FILE, &text);
     }
 }
 

@@ -114,7 +114,7 @@ impl Relay {
     pub fn start(args: &[&str]) -> Self {
         let mut command = Command::new(BINARY);
         command.arg("relay").args(args).arg("--json");
-        Self::spawn(command)
+        Self::launch(command).started(&[Signal::TERM, Signal::INT])
     }
 
     /// The same on loopback, with any port, to one target.
@@ -129,9 +129,15 @@ impl Relay {
     /// `sosplice serve -c FILE`, whose log must be JSON, once it listens and obeys signals.
     #[track_caller]
     pub fn serve(file: &Path) -> Self {
-        let mut command = Command::new(BINARY);
-        command.arg("serve").arg("-c").arg(file);
-        Self::spawn(command)
+        Self::launch_serve("true", file).started(&[Signal::TERM, Signal::INT, Signal::HUP])
+    }
+
+    /// The same from a shell that runs `prepare` first, and not waited for.
+    fn launch_serve(prepare: &str, file: &Path) -> Self {
+        let mut command = Command::new("sh");
+        let script = format!("{prepare}; exec \"$0\" serve -c \"$1\"");
+        command.arg("-c").arg(script).arg(BINARY).arg(file);
+        Self::launch(command)
     }
 
     /// The same from a shell that runs `prepare` first (`ulimit -n 64`).
@@ -140,18 +146,20 @@ impl Relay {
         let mut command = Command::new("sh");
         let script = format!("{prepare}; exec \"$0\" relay \"$@\" --json");
         command.arg("-c").arg(script).arg(BINARY).args(args);
-        Self::spawn(command)
+        Self::launch(command).started(&[Signal::TERM, Signal::INT])
     }
 
     #[track_caller]
-    fn spawn(command: Command) -> Self {
-        let mut relay = Self::launch(command);
-        relay.addr = relay.next("listening")["addr"].as_str().unwrap().parse().unwrap();
-        // The listeners are bound before the line; the handlers come after it.
-        wait_until("the relay catches signals", || {
-            relay.catches(Signal::TERM) && relay.catches(Signal::INT)
-        });
-        relay
+    fn started(mut self, signals: &[Signal]) -> Self {
+        self.addr = self.next("listening")["addr"].as_str().unwrap().parse().unwrap();
+        self.wait_until_it_obeys(signals);
+        self
+    }
+
+    /// The listeners are bound before their line; the handlers come after it.
+    #[track_caller]
+    fn wait_until_it_obeys(&self, signals: &[Signal]) {
+        wait_until("it catches signals", || signals.iter().all(|signal| self.catches(*signal)));
     }
 
     /// Starts it, and reads its log.

@@ -103,9 +103,7 @@ impl Serve {
     fn started((relay, dir): (Relay, Dir)) -> Self {
         let serve = Self { relay, dir, listening: RefCell::default() };
         serve.heard_listening(serve.relay.next("listening"));
-        wait_until("it catches signals", || {
-            [Signal::TERM, Signal::INT, Signal::HUP].into_iter().all(|s| serve.relay.catches(s))
-        });
+        serve.relay.wait_until_it_obeys(&[Signal::TERM, Signal::INT, Signal::HUP]);
         serve
     }
 
@@ -169,15 +167,12 @@ impl Serve {
     }
 }
 
-const FILE: &str = "sosplice.toml";
+pub const FILE: &str = "sosplice.toml";
 
 fn launch(prepare: &str, whole: &str) -> (Relay, Dir) {
     let dir = Dir::new();
     let file = dir.write(FILE, whole);
-    let mut command = Command::new("sh");
-    let script = format!("{prepare}; exec \"$0\" serve -c \"$1\"");
-    command.arg("-c").arg(script).arg(BINARY).arg(&file);
-    (Relay::launch(command), dir)
+    (Relay::launch_serve(prepare, &file), dir)
 }
 
 /// What a service says that does not start.

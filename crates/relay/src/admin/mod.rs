@@ -2,7 +2,7 @@
 //! service takes clients. It tells and changes nothing; whoever can reach the address may ask.
 //!
 //! Served on the control thread's runtime, in bounds of its own: so many connections, so long a
-//! head, so much time for each.
+//! head, so much time for each. Whoever comes is served, also while slow clients sit on it.
 
 mod metrics;
 
@@ -14,8 +14,9 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Connections at a time; further ones wait in the backlog.
-const CONNECTIONS_MAX: usize = 64;
+/// Connections at a time, of those that the budget of descriptors has for operation. One more makes
+/// the one go that has waited longest.
+const CONNECTIONS_MAX: usize = 16;
 
 const PATIENCE: Patience = Patience {
     head: Duration::from_secs(10),

@@ -133,7 +133,7 @@ fn read_upstream(
 ) -> Option<UpstreamId> {
     let is_udp = matches!(protocol, Protocol::Udp { .. });
     if !section.has("upstream") {
-        if !matches!(protocol, Protocol::Http(http) if rule::decide_all(&http.rules)) {
+        if !matches!(protocol, Protocol::Http(http) if http.decides_all()) {
             let built_in =
                 if is_udp { "" } else { ", or \"built-in\" for an origin to try it with" };
             section.wrong("upstream", format!("missing: the name of an [[upstream]]{built_in}"));

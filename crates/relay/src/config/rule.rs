@@ -55,22 +55,12 @@ pub(super) fn read_all(relay: &Section<'_>, upstreams: &Upstreams) -> Vec<Rule> 
                 let what = format!("never reached: rule {last} decides every request");
                 section.problems().add(section.place(), what);
             }
-            None if decides_all(&rule) && has_no_condition(&section) => last = Some(index + 1),
+            None if rule.decides_all() && has_no_condition(&section) => last = Some(index + 1),
             None => {}
         }
         rules.push(rule);
     }
     rules
-}
-
-/// Whether no request is left to the relay's own upstream.
-pub(super) fn decide_all(rules: &[Rule]) -> bool {
-    let passes = |rule: &Rule| rule.action == Some(Action::Pass);
-    rules.last().is_some_and(decides_all) && !rules.iter().any(passes)
-}
-
-fn decides_all(rule: &Rule) -> bool {
-    rule.action.is_some() && rule.conditions.is_empty()
 }
 
 /// As the file says: a condition that is wrong is one all the same.

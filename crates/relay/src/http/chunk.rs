@@ -6,6 +6,7 @@
 //! everything in it is bounded; a line that is not is refused at its first wrong byte, so that
 //! whoever passes on what was taken has passed on nothing that ends a message elsewhere.
 
+use super::framing::folded;
 use super::refusal::Refusal;
 
 /// Digits of a chunk's size, leading zeros included.
@@ -229,13 +230,14 @@ impl Name {
 
     fn push(&mut self, letter: u8) {
         if let Some(place) = self.letters.get_mut(self.len) {
-            *place = letter.to_ascii_lowercase();
+            *place = folded(letter);
         }
         self.len += 1;
     }
 
     /// A field that frames, routes, authorizes or describes its message has come too late to
-    /// do so, and whoever merges trailers into the head would believe it (RFC 9110 section 6.5.1).
+    /// do so, and whoever merges trailers into the head would believe it (RFC 9110 section 6.5.1),
+    /// in any spelling that it has for the name.
     fn is_forbidden(&self) -> bool {
         self.letters.get(..self.len).is_some_and(|name| FORBIDDEN.contains(&name))
     }
@@ -357,6 +359,9 @@ mod tests {
             "0\r\ntransfer-encoding:chunked",
             "0\r\nHOST:a",
             "0\r\nProxy-Authorization: x",
+            "0\r\nContent_Length: 5\r\n",
+            "0\r\nx_Forwarded-For: 1",
+            "0\r\nTRANSFER_ENCODING: chunked",
             &trailers,
         ] {
             assert!(decoded(bytes.as_bytes()).is_err(), "{}", bytes.escape_debug());
@@ -378,7 +383,8 @@ mod tests {
 
     #[test]
     fn harmless_trailers_pass_also_long_names() {
-        let bytes = b"0\r\nProxy-Authorization-Of-Mine: x\r\nHostess: y\r\n\r\n";
+        let bytes =
+            b"0\r\nProxy-Authorization-Of-Mine: x\r\nHostess: y\r\nX_Sum: 1\r\nHost_: z\r\n\r\n";
         assert_eq!(decoded(bytes), Ok((bytes.len(), Vec::new(), true)));
     }
 

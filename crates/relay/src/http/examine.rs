@@ -4,7 +4,7 @@
 
 use super::chunk::Chunks;
 use super::head;
-use super::order::{Order, Reply, ReplyKind, Terms};
+use super::order::{Order, Reply, ReplyKind, Task, Terms};
 use super::record::Notes;
 use super::refusal::Refusal;
 use super::scan::Scan;
@@ -42,6 +42,9 @@ pub fn heads(bytes: &[u8]) {
 fn request(bytes: &[u8], http: &HttpPlan, peer: Peer) -> Option<Order> {
     let (mut out, mut notes) = (Vec::new(), Notes::default());
     let order = Order::read(bytes, http, peer, &mut out, &mut notes).ok()?;
+    if !matches!(order.task, Task::Forward(_)) {
+        return Some(order);
+    }
     whole(&out);
     let (mut again, mut notes_again) = (Vec::new(), Notes::default());
     let forwarded = Order::read(&out, http, peer, &mut again, &mut notes_again);
@@ -109,6 +112,7 @@ mod tests {
             Just("Connection: upgrade, x-a\r\nUpgrade: x\r\n".to_owned()),
             Just("Expect: 100-continue\r\n".to_owned()),
             Just("X-Forwarded-For: 1\r\n".to_owned()),
+            "Max-Forwards: [0-2]\r\n",
             "(Connection|X-A|Host|TE|Content-Length|Upgrade): [ -~]{0,12}\r\n",
             "[ -~]{0,20}\r\n",
         ];

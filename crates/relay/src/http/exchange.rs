@@ -76,7 +76,7 @@ impl<'x, S: Site> Exchange<'x, S> {
         input.consume(head_len);
         let work = Work { order: &order, input, server, request, response };
         match order.task {
-            Task::Answer => self.answer_by_rule(&mut ledger, work).await,
+            Task::Answer | Task::Last(_) => self.answer(&mut ledger, work).await,
             Task::Forward(upstream) => self.forward(&mut ledger, work, upstream).await,
         }
     }
@@ -90,7 +90,8 @@ impl<'x, S: Site> Exchange<'x, S> {
     }
 
     fn ledger<'l>(&'l self, notes: &'l mut super::record::Notes, began: Instant) -> Ledger<'l, S> {
-        Ledger::new(self.site, (self.relay, self.http), self.peer, notes, began)
+        let (site, plan) = ((self.site, self.current), (self.relay, self.http));
+        Ledger::new(site, plan, self.peer, notes, began)
     }
 
     fn idle(&self) -> Option<Duration> {
@@ -150,13 +151,14 @@ impl<'x, S: Site> Exchange<'x, S> {
         Next::Close
     }
 
-    /// The rule that decided says what the answer is.
-    async fn answer_by_rule(&self, ledger: &mut Ledger<'_, S>, work: Work<'_>) -> Next {
+    /// The rule that decided says what the answer is, or the order does.
+    async fn answer(&self, ledger: &mut Ledger<'_, S>, work: Work<'_>) -> Next {
         let Work { order, input, response, .. } = work;
         let action = ledger.notes.verdict.action(&self.http.rules);
-        let (status, location, body) = match action {
-            Some(Action::Block { status, body }) => (*status, None, body.as_str()),
-            Some(Action::Redirect { status, .. }) => {
+        let (status, location, body) = match (order.task, action) {
+            (Task::Last(status), _) => (status, None, ""),
+            (_, Some(Action::Block { status, body })) => (*status, None, body.as_str()),
+            (_, Some(Action::Redirect { status, .. })) => {
                 (*status, Some(ledger.notes.location.as_str()), "")
             }
             // No other task has an answer.

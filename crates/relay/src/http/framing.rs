@@ -103,7 +103,7 @@ pub(super) const fn is_bodyless(status: u16) -> bool {
 }
 
 /// Digits only, and as many as fit: `parse` of the standard library would take a sign too.
-fn decimal(text: &[u8]) -> Option<u64> {
+pub(super) fn decimal(text: &[u8]) -> Option<u64> {
     if text.is_empty() {
         return None;
     }
@@ -116,6 +116,12 @@ fn decimal(text: &[u8]) -> Option<u64> {
 /// The items of a comma-separated list in all fields of that name, empty ones left out.
 pub(super) fn items(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|item| !item.is_empty())
+}
+
+/// A letter of a field's name as servers compare it: what goes by CGI's rules (RFC 3875 section
+/// 4.1.18), as WSGI and PHP do, has one variable for `X-A`, `x-a` and `X_A`.
+pub(super) const fn folded(letter: u8) -> u8 {
+    if letter == b'_' { b'-' } else { letter.to_ascii_lowercase() }
 }
 
 /// The fields called `name`.

@@ -7,7 +7,7 @@
 //!
 //! It does not know what becomes of the message: [`rewrite`](super::rewrite) does.
 
-use super::framing::{Framing, called, items};
+use super::framing::{Framing, called, decimal, items};
 use super::refusal::Refusal;
 use super::target::{self, Target};
 use httparse::{Header, ParserConfig, Status};
@@ -42,6 +42,8 @@ pub(super) struct Request<'h, 'b> {
     pub(super) link: Link,
     /// It waits for a 100 before it sends its body.
     pub(super) expects_continue: bool,
+    /// How many may forward it, of TRACE and OPTIONS.
+    pub(super) max_forwards: Option<u64>,
     pub(super) fields: &'h [Header<'b>],
 }
 
@@ -104,6 +106,7 @@ pub(super) fn request<'h, 'b>(
         framing,
         link: link(fields, version)?,
         expects_continue,
+        max_forwards: max_forwards(method, fields)?,
         fields,
     })
 }
@@ -216,6 +219,19 @@ fn expectation(fields: &[Header<'_>]) -> Result<bool, Refusal> {
         expects = true;
     }
     Ok(expects)
+}
+
+/// To other methods it means nothing (RFC 9110 section 7.6.2).
+fn max_forwards(method: &str, fields: &[Header<'_>]) -> Result<Option<u64>, Refusal> {
+    if !matches!(method, "TRACE" | "OPTIONS") {
+        return Ok(None);
+    }
+    let mut all = called(fields, "max-forwards");
+    let Some(value) = all.next() else { return Ok(None) };
+    match (decimal(value), all.next()) {
+        (Some(number), None) => Ok(Some(number)),
+        _ => Err(Refusal::bad("Max-Forwards is not one number")),
+    }
 }
 
 fn malformed_request(bytes: &[u8], error: httparse::Error) -> Refusal {

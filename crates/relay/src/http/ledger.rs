@@ -9,6 +9,7 @@ use std::time::Instant;
 
 pub(super) struct Ledger<'l, S: Site> {
     pub(super) site: &'l S,
+    pub(super) current: &'l S::Current,
     pub(super) relay: &'l RelayPlan,
     pub(super) http: &'l HttpPlan,
     pub(super) peer: Peer,
@@ -27,7 +28,7 @@ pub(super) struct Ledger<'l, S: Site> {
 
 impl<'l, S: Site> Ledger<'l, S> {
     pub(super) fn new(
-        site: &'l S,
+        (site, current): (&'l S, &'l S::Current),
         (relay, http): (&'l RelayPlan, &'l HttpPlan),
         peer: Peer,
         notes: &'l mut Notes,
@@ -35,6 +36,7 @@ impl<'l, S: Site> Ledger<'l, S> {
     ) -> Self {
         Self {
             site,
+            current,
             relay,
             http,
             peer,
@@ -59,7 +61,7 @@ impl<S: Site> Drop for Ledger<'_, S> {
         if let Some(server) = &self.server {
             server.carried(self.request.total(), self.response.total());
         }
-        self.site.account(&Record {
+        let record = Record {
             client: self.peer.client,
             relay: &self.relay.name,
             method: if self.notes.method.is_empty() { "-" } else { &self.notes.method },
@@ -75,6 +77,7 @@ impl<S: Site> Drop for Ledger<'_, S> {
             response: self.response,
             took: self.began.elapsed(),
             fault: self.fault.as_ref(),
-        });
+        };
+        self.site.account(self.current, &record);
     }
 }

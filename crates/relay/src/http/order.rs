@@ -35,6 +35,8 @@ pub(super) enum Task {
     Forward(Option<UpstreamId>),
     /// The rule that decided.
     Answer,
+    /// The relay, with this status: Max-Forwards has run out.
+    Last(u16),
 }
 
 impl Order {
@@ -55,11 +57,15 @@ impl Order {
         notes.request(request.method, request.target.forwarded, host);
         notes.verdict.judge(&http.rules, &request, peer.client.ip())?;
         let task = match notes.verdict.action(&http.rules) {
+            None | Some(Action::Pass | Action::Route(_)) if request.max_forwards == Some(0) => {
+                // What TRACE asks for, the request itself, would tell pages what browsers keep from them.
+                Task::Last(if request.method == "TRACE" { 501 } else { 200 })
+            }
             None | Some(Action::Pass) => Task::Forward(None),
             Some(Action::Route(upstream)) => Task::Forward(Some(*upstream)),
             Some(Action::Block { .. }) => Task::Answer,
             Some(Action::Redirect { location, .. }) => {
-                rewrite::location(&mut notes.location, location, &request);
+                rewrite::location(&mut notes.location, location, &request)?;
                 Task::Answer
             }
         };

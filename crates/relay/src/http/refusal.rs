@@ -25,6 +25,7 @@ impl Refusal {
 /// The reason phrase of a status that is answered here, or that a rule names.
 pub(super) const fn phrase(status: u16) -> &'static str {
     match status {
+        200 => "OK",
         301 => "Moved Permanently",
         302 => "Found",
         303 => "See Other",

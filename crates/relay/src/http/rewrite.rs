@@ -7,10 +7,11 @@
 //! that see one switch features off (compression, caching) that clients of a relay
 //! expect; a rule can set it.
 
-use super::framing::{Framing, called, items};
+use super::framing::{Framing, called, folded, items};
 use super::head::{Link, Request, Response, Version};
-use super::refusal::phrase;
+use super::refusal::{Refusal, phrase};
 use super::target;
+use crate::date;
 use crate::plan::{HeaderEdit, Rule, SetOrAdd};
 use httparse::Header;
 use std::io::Write;
@@ -50,6 +51,7 @@ pub(super) fn request<'r>(
             Kind::Host | Kind::Length | Kind::Hop => false,
             Kind::Upgrade => upgrades,
             Kind::ForwardedFor => !around.forwarded_for,
+            Kind::MaxForwards => request.max_forwards.is_none(),
             Kind::Plain => !is_named(request.link, request.fields, field.name),
         };
         // A wait for 100 is the client's of HTTP/1.1 only.
@@ -57,6 +59,9 @@ pub(super) fn request<'r>(
         if stays && !edits.replaces(field.name) {
             put_field(out, field.name, field.value);
         }
+    }
+    if let Some(most) = request.max_forwards.filter(|_| !edits.replaces("max-forwards")) {
+        text(out, format_args!("Max-Forwards: {}\r\n", most.saturating_sub(1)));
     }
     edits.write(out);
     if around.forwarded_for {
@@ -128,7 +133,7 @@ pub(super) fn response<'r>(
         let stays = match Kind::of(field.name) {
             Kind::Length | Kind::Hop => false,
             Kind::Upgrade => persistence == Persistence::Upgrade || response.status == 426,
-            Kind::Host | Kind::ForwardedFor => true,
+            Kind::Host | Kind::ForwardedFor | Kind::MaxForwards => true,
             Kind::Plain => !is_named(response.link, response.fields, field.name),
         };
         if stays && !edits.replaces(field.name) {
@@ -169,6 +174,9 @@ pub(super) fn answer<'r>(
     out.clear();
     text(out, format_args!("HTTP/1.1 {status} {}\r\n", phrase(status)));
     let edits = Edits { all: rules.flat_map(|rule| &rule.response_edits), client };
+    if let Some(date) = date::now().filter(|_| !edits.replaces("date")) {
+        put(out, &[b"Date: ", date.as_bytes(), b"\r\n"]);
+    }
     if let Some(location) = location.filter(|_| !edits.replaces("location")) {
         put(out, &[b"Location: ", location.as_bytes(), b"\r\n"]);
     }
@@ -186,14 +194,23 @@ pub(super) fn answer<'r>(
 }
 
 /// The place of a redirect, with what stands for parts of the request filled in.
-pub(super) fn location(out: &mut String, template: &str, request: &Request<'_, '_>) {
+///
+/// # Errors
+/// 400 where the host is asked for and the request, of HTTP/1.0, names none: an empty one would make a
+/// host of what follows it, and the listener's address is the client's business only if it knows it.
+pub(super) fn location(
+    out: &mut String,
+    template: &str,
+    request: &Request<'_, '_>,
+) -> Result<(), Refusal> {
     out.clear();
     let mut rest = template;
     while let Some(at) = rest.find('{') {
         out.push_str(&rest[..at]);
         rest = &rest[at..];
         let (name, value) = if rest.starts_with("{host}") {
-            ("{host}", request.host.map_or("", target::host_name))
+            let host = request.host.ok_or(Refusal::bad("the request names no host"))?;
+            ("{host}", target::host_name(host))
         } else if rest.starts_with("{path}") {
             // A path that begins with two slashes would be another host.
             let path = request.target.path;
@@ -217,6 +234,7 @@ pub(super) fn location(out: &mut String, template: &str, request: &Request<'_, '
         rest = &rest[name.len()..];
     }
     out.push_str(rest);
+    Ok(())
 }
 
 /// What a field of a head is to whoever forwards it.
@@ -228,6 +246,7 @@ enum Kind {
     Length,
     Upgrade,
     ForwardedFor,
+    MaxForwards,
     /// For this connection only.
     Hop,
 }
@@ -239,11 +258,12 @@ impl Kind {
             2 if is(name, "te") => Self::Hop,
             4 if is(name, "host") => Self::Host,
             7 if is(name, "upgrade") => Self::Upgrade,
-            10 if is(name, "connection") || is(name, "keep-alive") => Self::Hop,
-            14 if is(name, "content-length") => Self::Length,
+            10 if is(name, "connection") || is_read_as(name, "keep-alive") => Self::Hop,
+            12 if is_read_as(name, "max-forwards") => Self::MaxForwards,
+            14 if is_read_as(name, "content-length") => Self::Length,
             15 if is_read_as(name, "x-forwarded-for") => Self::ForwardedFor,
-            16 if is(name, "proxy-connection") => Self::Hop,
-            17 if is(name, "transfer-encoding") => Self::Hop,
+            16 if is_read_as(name, "proxy-connection") => Self::Hop,
+            17 if is_read_as(name, "transfer-encoding") => Self::Hop,
             _ => Self::Plain,
         }
     }
@@ -253,11 +273,9 @@ fn is(name: &str, known: &str) -> bool {
     name.eq_ignore_ascii_case(known)
 }
 
-/// Whether a server may take the one name for the other: what goes by CGI's rules (RFC 3875
-/// section 4.1.18), as WSGI and PHP do, has one variable for `X-A` and `X_A`.
+/// Whether a server may take the one name for the other.
 fn is_read_as(name: &str, known: &str) -> bool {
-    let plain = |byte: u8| if byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
-    name.len() == known.len() && name.bytes().map(plain).eq(known.bytes().map(plain))
+    name.len() == known.len() && name.bytes().map(folded).eq(known.bytes().map(folded))
 }
 
 /// Whether Connection names the field, and may.

@@ -1,9 +1,10 @@
 //! The rules of a plan against a request.
 //!
 //! The path is compared as it was sent, and again as a server may read it, if that differs
-//! ([`target::plain`], and this without [parameters](target::without_parameters)): a rule holds if
-//! it holds for any of them, so that no spelling gets past one that blocks. What cannot be compared (a path with an encoded slash) is refused where a rule
-//! asks for paths at all. Queries and cookies are compared as they were sent.
+//! ([`target::plain`], and of this what [is left](target::bare) when parameters and what some servers
+//! cut off are gone): a rule holds if it holds for any of them, so that no spelling gets past one that
+//! blocks. What cannot be compared (a path with an encoded slash) is refused where a rule asks for
+//! paths at all. Queries and cookies are compared as they were sent.
 
 use super::framing::called;
 use super::glob;
@@ -47,8 +48,8 @@ impl Verdict {
         }
         let differs = target::plain(path, &mut self.plain);
         let plain = differs.then_some(self.plain.as_str());
-        let has_parameters = target::without_parameters(plain.unwrap_or(path), &mut self.bare);
-        let bare = has_parameters.then_some(self.bare.as_str());
+        let differs = target::bare(plain.unwrap_or(path), &mut self.bare);
+        let bare = differs.then_some(self.bare.as_str());
         let asked = Asked { request, client, others: [plain, bare] };
         for (place, rule) in (0u16..).zip(rules) {
             if rule.conditions.iter().all(|condition| asked.meets(condition)) {

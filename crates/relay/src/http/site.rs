@@ -3,8 +3,8 @@
 use super::pool::Pool;
 use super::record::Record;
 use crate::plan::{RelayPlan, UpstreamId};
+pub use crate::upstream::NoPlace;
 use sosplice::tokio::Registered;
-use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -61,8 +61,8 @@ pub trait Site: Send + Sync + 'static {
         false
     }
 
-    /// A request has ended.
-    fn account(&self, record: &Record<'_>);
+    /// A request has ended that began with this plan.
+    fn account(&self, current: &Self::Current, record: &Record<'_>);
 
     /// Something has come from a client: a sign of work for busy polling.
     fn moved(&self) {}
@@ -95,28 +95,4 @@ pub struct Peer {
     pub client: SocketAddr,
     /// The address that it connected to.
     pub local: SocketAddr,
-}
-
-/// Why there is no place at a server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NoPlace {
-    /// All were tried.
-    Exhausted,
-    /// None is up and enabled.
-    Down,
-    /// All have as many requests as they may, and as many as may wait do.
-    QueueFull,
-    /// None became free in time.
-    QueueTimeout,
-}
-
-impl fmt::Display for NoPlace {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Exhausted => "all servers were tried",
-            Self::Down => "no server is up",
-            Self::QueueFull => "all servers are full, and the queue is",
-            Self::QueueTimeout => "no server became free in time",
-        })
-    }
 }

@@ -73,7 +73,9 @@ fn origin<'b>(target: &'b str, authority: Option<&'b str>) -> Result<Target<'b>,
 }
 
 /// Whether a Host or an authority is a name or an address, with or without a port: no user,
-/// and nothing that another parser could take for a delimiter.
+/// nothing that another parser could take for a delimiter, and nothing percent-encoded. A name may be
+/// (RFC 3986 section 3.2.2), but no name of the DNS needs it, and a server that decodes it would be asked
+/// for another host than the rules were.
 pub(super) fn is_authority(text: &str) -> bool {
     let (host, port) = match text.rsplit_once(':') {
         // The colons of an address in brackets are its own.
@@ -83,10 +85,10 @@ pub(super) fn is_authority(text: &str) -> bool {
     let inside = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
     let is_host = match inside {
         Some(address) => address.bytes().all(|b| b.is_ascii_hexdigit() || b":.".contains(&b)),
-        None => host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=".contains(&b)),
+        None => host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~!$&'()*+;=".contains(&b)),
     };
     is_host
-        && !host.is_empty()
+        && !host.trim_end_matches('.').is_empty()
         && text.len() <= 260
         && port.is_none_or(|p| p.is_empty() || is_port(p))
 }
@@ -105,7 +107,8 @@ pub(super) fn host_name(authority: &str) -> &str {
 }
 
 /// Whether a server could read a segment `.` or `..` in it: plain or encoded, between slashes
-/// of either direction, plain or encoded, or before a parameter (`..;`).
+/// of either direction, plain or encoded, before a parameter (`..;`), or beside white space that
+/// it drops (`..%20`).
 fn has_dot_segment(path: &str) -> bool {
     // Bytes of the segment so far, as long as all were dots; None for another segment.
     let mut dots = None;
@@ -120,6 +123,7 @@ fn has_dot_segment(path: &str) -> bool {
                 dots = (byte != Some(b';')).then_some(0);
             }
             Some(b'.') => dots = dots.map(|dots: usize| dots + 1),
+            Some(_) if is_blank(rest) => {}
             Some(_) => dots = None,
         }
         if byte.is_none() {
@@ -175,22 +179,46 @@ pub(super) fn plain(path: &str, plain: &mut String) -> bool {
     plain != path
 }
 
-/// Writes the path without the parameters of its segments (`/a;x=1/b` is `/a/b`) into `bare`, as
-/// servers read it that take them away before they look for what is asked. True if it has some.
-pub(super) fn without_parameters(path: &str, bare: &mut String) -> bool {
+/// Writes the path into `bare` as servers read it that take away the parameters of a segment
+/// (`/a;x=1/b` is `/a/b`), or the white space and dots at its end (`/a%20/b.` is `/a/b`), before
+/// they look for what is asked. True if that differs from `path`, of which
+/// [`plain`] has been made if it had to be.
+pub(super) fn bare(path: &str, bare: &mut String) -> bool {
     bare.clear();
-    if !path.contains(';') {
+    if path.split('/').all(|segment| name(segment).len() == segment.len()) {
         return false;
     }
     for segment in path.split('/').skip(1) {
-        let name = segment.split(';').next().unwrap_or(segment);
         // What is left of `/;/` is two slashes, which are one.
         if !bare.ends_with('/') {
             bare.push('/');
         }
-        bare.push_str(name);
+        bare.push_str(name(segment));
     }
     true
+}
+
+/// A segment without its parameters, and without what is dropped at its end: by Windows, which keeps
+/// no dots and spaces at the end of a file's name, and by whoever trims what it has decoded.
+fn name(segment: &str) -> &str {
+    let mut name = segment.split(';').next().unwrap_or(segment);
+    loop {
+        let shorter = name.trim_end_matches('.');
+        let shorter = match shorter.len().checked_sub(3).and_then(|at| shorter.split_at_checked(at))
+        {
+            Some((before, last)) if is_blank(last.as_bytes()) => before,
+            _ => shorter,
+        };
+        if shorter.len() == name.len() {
+            return name;
+        }
+        name = shorter;
+    }
+}
+
+/// Whether it begins with a space or a control character, encoded.
+fn is_blank(bytes: &[u8]) -> bool {
+    matches!(first(bytes), (Some(..=b' ' | 0x7f), 3))
 }
 
 #[cfg(test)]
@@ -257,11 +285,16 @@ mod tests {
             "/..%2fb",
             "//../b",
             "/..;/",
+            "/a/..%20/b",
+            "/.%09",
+            "/a/.%20./b",
         ] {
             assert!(parse("GET", path).is_err(), "{path}");
         }
-        for path in ["/", "/...", "/a..b", "/a.", "/.a", "/..a", "/a/b..", "/a?/../b", "/%2", "/;a"]
-        {
+        for path in [
+            "/", "/...", "/a..b", "/a.", "/.a", "/..a", "/a/b..", "/a?/../b", "/%2", "/;a", "/%20",
+            "/.a%20",
+        ] {
             assert!(parse("GET", path).is_ok(), "{path}");
         }
         assert!(parse("GET", "/a%00").is_err() && parse("GET", "/a%0").is_ok());
@@ -273,8 +306,25 @@ mod tests {
             assert!(is_authority(host), "{host}");
         }
         for host in [
-            "", ":80", "a b", "a/b", "a@b", "a,b", "[::1", "[::1]x", "a:b", "a:70000", "[g]",
-            "a:1:2", "a?b", "\"a\"",
+            "",
+            ":80",
+            "a b",
+            "a/b",
+            "a@b",
+            "a,b",
+            "[::1",
+            "[::1]x",
+            "a:b",
+            "a:70000",
+            "[g]",
+            "a:1:2",
+            "a?b",
+            "\"a\"",
+            "ex%2eample",
+            "a%41",
+            "%61",
+            ".",
+            "..:80",
         ] {
             assert!(!is_authority(host), "{host}");
         }
@@ -284,18 +334,24 @@ mod tests {
     }
 
     #[test]
-    fn parameters_are_no_part_of_a_segment() {
+    fn parameters_and_what_is_cut_off_are_no_part_of_a_segment() {
         let mut text = String::new();
-        assert!(!without_parameters("/a/b", &mut text));
-        for (path, bare) in [
+        for path in ["/a/b", "/", "/.a/b.c", "/a%20b/%20c", "/a%2", "/%41", "/20", "*", ""] {
+            assert!(!bare(path, &mut text), "{path}");
+        }
+        for (path, wanted) in [
             ("/a;x=1", "/a"),
             ("/a;x;y/b;", "/a/b"),
             ("/;/a", "/a"),
             ("/;x/;y/a/", "/a/"),
             ("/;", "/"),
+            ("/a%20", "/a"),
+            ("/a.", "/a"),
+            ("/a%0a.%09..%7f/b", "/a/b"),
+            ("/a.;x/%20/b%20;%20", "/a/b"),
         ] {
-            assert!(without_parameters(path, &mut text));
-            assert_eq!(text, bare, "{path}");
+            assert!(bare(path, &mut text), "{path}");
+            assert_eq!(text, wanted, "{path}");
         }
     }
 

@@ -8,7 +8,10 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use crate::date;
+
 use super::head::{self, HEAD_LEN_MAX, Refusal, Request};
+use super::places::{Phase, Place};
 use super::{Pages, Patience, Shown};
 
 /// Bytes read at a time; a head of a usual client fits at once.
@@ -30,6 +33,7 @@ pub(super) async fn serve<P: Pages>(
     peer: SocketAddr,
     pages: &P,
     patience: Patience,
+    place: &mut Place,
 ) -> io::Result<()> {
     // Head and body leave in one write: there is nothing for Nagle to gather.
     stream.set_nodelay(true)?;
@@ -40,11 +44,13 @@ pub(super) async fn serve<P: Pages>(
             Some(Err(refusal)) => Answer::refusal(&refusal, true, Client::default()),
             None => return Ok(()),
         };
+        place.turn_to(Phase::Answering);
         let sending = connection.send::<P>(&answer);
         match patience.answer {
             Some(limit) => in_time(timeout(limit, sending)).await?,
             None => sending.await?,
         }
+        place.turn_to(Phase::Waiting);
         if answer.close {
             return connection.linger().await;
         }
@@ -81,8 +87,9 @@ impl Answer {
 
     fn made(shown: &Shown, close: bool, client: Client) -> Self {
         let Shown { status, fields, body, content } = shown;
+        let date = date::now().map_or_else(String::new, |date| format!("Date: {date}\r\n"));
         let head = format!(
-            "HTTP/1.1 {status}\r\n{fields}{}Content-Length: {}\r\n\r\n",
+            "HTTP/1.1 {status}\r\n{date}{fields}{}Content-Length: {}\r\n\r\n",
             persistence(close, client.http10),
             body.len() as u64 + content,
         );

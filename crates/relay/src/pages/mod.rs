@@ -7,16 +7,17 @@
 
 mod connection;
 mod head;
+mod places;
 
 pub(crate) use head::{Refusal, Request, decimal};
 
+use places::Places;
 use std::convert::Infallible;
 use std::io::IoSlice;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 
 /// What is there to be asked for.
 pub(crate) trait Pages: Send + Sync + 'static {
@@ -64,8 +65,9 @@ pub(crate) struct Patience {
 /// How long to leave a listener alone that has no descriptor to give.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves every connection of `listener`, at most `max` at a time, each in a task of its own, for
-/// ever. `what` is the server's name in the log.
+/// Serves every connection of `listener`, each in a task of its own, for ever. Of more than `max`
+/// at a time the one goes that has waited longest for its request, so that slow clients are in
+/// nobody's way. `what` is the server's name in the log.
 ///
 /// Dropping the future stops accepting and leaves the connections to their tasks. An error of
 /// accept (no descriptor, most likely) is logged once, and tried again after a pause.
@@ -76,19 +78,22 @@ pub(crate) async fn serve<P: Pages>(
     patience: Patience,
     max: usize,
 ) -> Infallible {
-    let places = Arc::new(Semaphore::new(max));
+    let places = Places::new(max);
     let mut failing = false;
     loop {
-        // Further clients stay in the backlog.
-        let place = Arc::clone(&places).acquire_owned().await;
         match listener.accept().await {
             Ok((stream, peer)) => {
                 failing = false;
                 let pages = Arc::clone(&pages);
+                let (mut place, lost) = places.enter();
                 tokio::spawn(async move {
-                    let _place = place;
-                    if let Err(error) = connection::serve(stream, peer, &*pages, patience).await {
-                        tracing::debug!(%peer, %error, "{what}: connection failed");
+                    let serving = connection::serve(stream, peer, &*pages, patience, &mut place);
+                    tokio::select! {
+                        biased;
+                        _ = lost => tracing::debug!(%peer, "{what}: connection made room"),
+                        done = serving => if let Err(error) = done {
+                            tracing::debug!(%peer, %error, "{what}: connection failed");
+                        }
                     }
                 });
             }
@@ -104,3 +109,6 @@ pub(crate) async fn serve<P: Pages>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

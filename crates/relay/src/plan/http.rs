@@ -23,6 +23,15 @@ impl Default for HttpPlan {
     }
 }
 
+impl HttpPlan {
+    /// Whether no request is left to the relay's own upstream.
+    #[must_use]
+    pub fn decides_all(&self) -> bool {
+        let passes = |rule: &Rule| rule.action == Some(Action::Pass);
+        self.rules.last().is_some_and(Rule::decides_all) && !self.rules.iter().any(passes)
+    }
+}
+
 /// What is done with the requests that it matches.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rule {
@@ -36,6 +45,14 @@ pub struct Rule {
     pub request_edits: Vec<HeaderEdit>,
     /// Made in the answer's head, in order.
     pub response_edits: Vec<HeaderEdit>,
+}
+
+impl Rule {
+    /// Whether it decides every request that comes to it.
+    #[must_use]
+    pub fn decides_all(&self) -> bool {
+        self.action.is_some() && self.conditions.is_empty()
+    }
 }
 
 /// One thing that is asked of a request, or that must not hold.
@@ -53,7 +70,8 @@ pub enum Match {
     /// The host is one of these; a leading `*.` stands for one or more labels. Lower case, no port.
     Host(Vec<String>),
     /// The path without the query: as sent, or as a server may read it (what need not be encoded
-    /// is not, slashes in a row are one).
+    /// is not, slashes in a row are one; segments without parameters, and without the white space and
+    /// dots at their end).
     Path(PathMatch),
     /// The method is one of these (case matters, RFC 9110 section 9.1).
     Method(Vec<String>),

@@ -51,6 +51,14 @@ impl Plan {
     pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 }
 
+impl Plan {
+    /// Whether a session of any relay can come to the built-in origin.
+    #[must_use]
+    pub fn uses_origin(&self) -> bool {
+        self.relays.iter().any(|relay| relay.uses_origin())
+    }
+}
+
 /// A place in [`Plan::upstreams`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct UpstreamId(pub usize);
@@ -64,7 +72,8 @@ pub struct RelayPlan {
     pub protocol: Protocol,
     /// At least one.
     pub listeners: Vec<ListenerPlan>,
-    /// Where its sessions go unless a rule says otherwise; None stands for the built-in origin.
+    /// Where its sessions go unless a rule says otherwise; None stands for the built-in origin, or for
+    /// nowhere if the rules decide everything.
     pub upstream: Option<UpstreamId>,
     /// Sessions of this relay at a time; further clients wait in the backlog.
     pub max_connections: Option<u64>,
@@ -99,6 +108,13 @@ impl RelayPlan {
             engine: EngineChoice::default(),
             congestion: None,
         }
+    }
+
+    /// Whether a session can come to the built-in origin.
+    #[must_use]
+    pub fn uses_origin(&self) -> bool {
+        let decides_all = matches!(&self.protocol, Protocol::Http(http) if http.decides_all());
+        self.upstream.is_none() && !decides_all
     }
 
     /// The name, if it was given one: that of `sosplice relay` has none.

@@ -16,8 +16,6 @@
 //!
 //! It does not connect: the session does, with what [`connect`] has.
 
-// The service that uses the rest of it is being built.
-
 mod balance;
 mod connect;
 mod health;
@@ -31,7 +29,8 @@ mod target;
 pub use connect::Congestion;
 pub(crate) use connect::{Unconnected, family, set_options};
 pub(crate) use health::{Watch, watch};
-pub(crate) use place::{NoPlace, Place, Tried};
+pub use place::NoPlace;
+pub(crate) use place::{Place, Tried};
 pub use server::Admin;
 pub(crate) use server::Server;
 pub use snapshot::{CheckSnapshot, Health, ServerSnapshot};

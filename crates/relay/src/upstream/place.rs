@@ -72,7 +72,7 @@ impl Tried {
 
 /// Why a session gets no place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum NoPlace {
+pub enum NoPlace {
     /// All that are to be had were tried.
     #[error("every server was tried")]
     Exhausted,

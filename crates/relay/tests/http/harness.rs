@@ -129,7 +129,7 @@ impl Site for TestSite {
         }
     }
 
-    fn account(&self, record: &Record<'_>) {
+    fn account(&self, _: &Current, record: &Record<'_>) {
         let line = Line {
             target: record.target.into(),
             status: record.status,
@@ -278,6 +278,23 @@ pub fn expect<'s>(stream: &'s mut TcpStream, wanted: &'s str) -> impl Future<Out
         }
         let got = String::from_utf8_lossy(&got);
         assert_eq!(got, wanted, "{caller}");
+    }
+}
+
+/// The same of an answer that the relay makes, but for the value of its Date.
+#[track_caller]
+pub fn expect_own<'s>(stream: &'s mut TcpStream, wanted: &'s str) -> impl Future<Output = ()> + 's {
+    let caller = std::panic::Location::caller();
+    let (before, behind) = wanted.split_once("\r\nDate\r\n").expect("a place for Date");
+    async move {
+        let mut got = vec![0; wanted.len() + ": Sun, 06 Nov 1994 08:49:37 GMT".len()];
+        let read = timeout(WATCHDOG, stream.read_exact(&mut got)).await;
+        assert!(matches!(read, Ok(Ok(_))), "{caller}: {read:?} {}", String::from_utf8_lossy(&got));
+        let got = String::from_utf8(got).expect("text");
+        let date = got
+            .strip_prefix(&format!("{before}\r\nDate: "))
+            .and_then(|rest| rest.strip_suffix(behind));
+        assert!(date.is_some_and(|date| date.ends_with(" GMT\r\n")), "{caller}: {got}");
     }
 }
 

@@ -44,11 +44,10 @@ async fn what_is_no_answer_becomes_a_502_and_a_closed_connection() {
         if answer == interim {
             expect(&mut client, &"HTTP/1.1 103 Early Hints\r\n\r\n".repeat(16)).await;
         }
-        let wanted = "HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/plain; charset=utf-8\r\n\
-                      Content-Length: 33\r\n\r\nthe server gave no valid answer\n";
-        let wanted = wanted.replace("33", "32");
+        let wanted = "HTTP/1.1 502 Bad Gateway\r\nDate\r\nContent-Type: text/plain; charset=utf-8\r\n\
+                      Content-Length: 32\r\n\r\nthe server gave no valid answer\n";
         println!("{}", answer.get(..60).unwrap_or(answer).escape_debug());
-        expect(&mut client, &wanted).await;
+        expect_own(&mut client, wanted).await;
         let line = bench.line(0).await;
         assert_eq!((line.status, line.fault), (Some(502), Some("bad-answer")));
         assert_eq!(bench.pooled(), 0);

@@ -143,13 +143,37 @@ fn a_redirect_stays_on_its_host() {
         let mut slots = head::slots();
         let parsed = head::request(text.as_bytes(), &mut slots, 100).expect("a request");
         let mut out = String::new();
-        location(&mut out, template, &parsed);
+        location(&mut out, template, &parsed).expect("a place");
         out
     };
     assert_eq!(place("https://{host}{path}{query}", "/b?c"), "https://a/b?c");
     assert_eq!(place("https://{host}{path}{query}", "//b"), "https://a//b");
     assert_eq!(place("{path}/x{query}", "///b/c?"), "/b/c/x?");
     assert_eq!(place("/{other}{", "/b"), "/{other}{");
+}
+
+/// An empty host would make the path's first segment one: `https:///b` is `https://b/` to browsers.
+#[test]
+fn a_redirect_to_a_host_that_was_not_named_is_refused() {
+    let place = |template: &str, fields: &str| {
+        let text = format!("GET /b HTTP/1.0\r\n{fields}\r\n");
+        let mut slots = head::slots();
+        let parsed = head::request(text.as_bytes(), &mut slots, 100).expect("a request");
+        let mut out = String::new();
+        location(&mut out, template, &parsed).map(|()| out).map_err(|refusal| refusal.status)
+    };
+    assert_eq!(place("https://{host}{path}", ""), Err(400));
+    assert_eq!(place("https://{host}{path}", "Host: a\r\n"), Ok("https://a/b".into()));
+    assert_eq!(place("https://c{path}", ""), Ok("https://c/b".into()));
+}
+
+/// The value of Date, which is of the right form, is left out.
+fn undated(answer: &[u8]) -> String {
+    let text = String::from_utf8(answer.to_vec()).expect("text");
+    let at = text.find("\r\nDate: ").expect("a Date") + 6;
+    let date = &text[at + 2..at + 2 + 29];
+    assert!(httpdate::parse_http_date(date).is_ok() && date.ends_with(" GMT"), "{text}");
+    text.replacen(&format!(": {date}"), "", 1)
 }
 
 #[test]
@@ -159,14 +183,14 @@ fn an_answer_of_our_own() {
     let own = Own { status: 502, location: None, body: &["no", "\n"], is_head: false };
     answer(&mut out, own, Persistence::Close, client, [].iter());
     assert_eq!(
-        String::from_utf8_lossy(&out),
-        "HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 3\r\nConnection: close\r\n\r\nno\n"
+        undated(&out),
+        "HTTP/1.1 502 Bad Gateway\r\nDate\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 3\r\nConnection: close\r\n\r\nno\n"
     );
     let own = Own { status: 301, location: Some("/x"), body: &[], is_head: true };
     answer(&mut out, own, Persistence::Silent, client, [].iter());
     assert_eq!(
-        String::from_utf8_lossy(&out),
-        "HTTP/1.1 301 Moved Permanently\r\nLocation: /x\r\nContent-Length: 0\r\n\r\n"
+        undated(&out),
+        "HTTP/1.1 301 Moved Permanently\r\nDate\r\nLocation: /x\r\nContent-Length: 0\r\n\r\n"
     );
 }
 
@@ -185,8 +209,47 @@ fn a_rule_edits_its_own_answer_too() {
     let mut out = Vec::new();
     answer(&mut out, own, Persistence::Silent, AROUND(true).client, [with(vec![], edits)].iter());
     assert_eq!(
-        String::from_utf8_lossy(&out),
-        "HTTP/1.1 403 Forbidden\r\nContent-Type: text/html\r\nCache-Control: no-store\r\nContent-Length: 2\r\n\r\nno"
+        undated(&out),
+        "HTTP/1.1 403 Forbidden\r\nDate\r\nContent-Type: text/html\r\nCache-Control: no-store\r\nContent-Length: 2\r\n\r\nno"
+    );
+}
+
+#[test]
+fn a_rule_may_say_the_date_or_leave_it_out() {
+    let own = Own { status: 403, location: None, body: &[], is_head: false };
+    for (edit, field) in [
+        (set("Date", "Sun, 06 Nov 1994 08:49:37 GMT"), "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n"),
+        (HeaderEdit::Remove { name: "date".into() }, ""),
+    ] {
+        let mut out = Vec::new();
+        let rules = [with(vec![], vec![edit])];
+        answer(&mut out, own, Persistence::Silent, AROUND(true).client, rules.iter());
+        let wanted = format!("HTTP/1.1 403 Forbidden\r\n{field}Content-Length: 0\r\n\r\n");
+        assert_eq!(String::from_utf8_lossy(&out), wanted);
+    }
+}
+
+/// RFC 9110 section 7.6.2.
+#[test]
+fn max_forwards_counts_down_where_it_means_something() {
+    let text = |method: &str, fields: &str| {
+        sent(&format!("{method} / HTTP/1.1\r\nHost: a\r\n{fields}\r\n"), false, &[])
+    };
+    for (method, fields, forwarded) in [
+        ("OPTIONS", "Max-Forwards: 10\r\n", "Max-Forwards: 9\r\n"),
+        ("TRACE", "max-forwards: 001\r\nMax_Forwards: 7\r\n", "Max-Forwards: 0\r\n"),
+        ("OPTIONS", "", ""),
+        ("GET", "Max-Forwards: 0\r\n", "Max-Forwards: 0\r\n"),
+    ] {
+        assert_eq!(
+            text(method, fields),
+            format!("{method} / HTTP/1.1\r\nHost: a\r\n{forwarded}\r\n")
+        );
+    }
+    let rules = [with(vec![set("Max-Forwards", "3")], vec![])];
+    assert_eq!(
+        sent("OPTIONS / HTTP/1.1\r\nHost: a\r\nMax-Forwards: 9\r\n\r\n", false, &rules),
+        "OPTIONS / HTTP/1.1\r\nHost: a\r\nMax-Forwards: 3\r\n\r\n"
     );
 }
 
@@ -196,7 +259,7 @@ fn no_underscore_gets_past_what_takes_a_field_away() {
         vec![set("X-User", "nobody"), HeaderEdit::Remove { name: "x-debug".into() }],
         vec![],
     )];
-    let text = "GET / HTTP/1.1\r\nHost: a\r\nX_User: root\r\nx_debug: 1\r\nX_Forwarded-For: 9.9.9.9\r\nX_Other: 1\r\n\r\n";
+    let text = "GET / HTTP/1.1\r\nHost: a\r\nX_User: root\r\nx_debug: 1\r\nX_Forwarded-For: 9.9.9.9\r\nContent_Length: 5\r\nTransfer_Encoding: chunked\r\nX_Other: 1\r\n\r\n";
     assert_eq!(
         sent(text, true, &rules),
         "GET / HTTP/1.1\r\nHost: a\r\nX_Other: 1\r\nX-User: nobody\r\nX-Forwarded-For: 192.0.2.7\r\n\r\n"

@@ -46,6 +46,17 @@ fn each_test_asks_what_it_says() {
         (prefix("/admin"), "GET /%61dmin/x", "", true),
         (prefix("/admin"), "GET //admin", "", true),
         (prefix("/%61dmin"), "GET /%61dmin", "", true),
+        (prefix("/admin"), "GET /admin%20", "", true),
+        (prefix("/admin"), "GET /admin%09.%0A/x", "", true),
+        (prefix("/admin"), "GET /%61dmin%2e", "", true),
+        (prefix("/admin"), "GET /admin%20;x", "", true),
+        (prefix("/admin"), "GET /...;x/admin...", "", true),
+        (prefix("/admin"), "GET /%20admin", "", false),
+        (prefix("/admin"), "GET /admin%2520", "", false),
+        (prefix("/admin"), "GET /admin+", "", false),
+        (Match::Path(PathMatch::Exact("/a.".into())), "GET /a.", "", true),
+        (Match::Path(PathMatch::Exact("/a%20".into())), "GET /a%20", "", true),
+        (Match::Path(PathMatch::Exact("/".into())), "GET /%20", "", true),
         (Match::Path(PathMatch::Glob("/*.php".into())), "GET /x.ph%70", "", true),
         (Match::Method(vec!["PUT".into(), "GET".into()]), "GET /", "", true),
         (Match::Method(vec!["get".into()]), "GET /", "", false),
@@ -88,5 +99,18 @@ fn a_path_that_rules_cannot_judge_is_refused_where_they_would() {
     let by_path = [rule(None, vec![Match::Path(PathMatch::Exact("/x".into()))])];
     for path in ["/a%2fb", "/a%5Cb", "/a\\b"] {
         assert!(matched(&by_path, &format!("GET {path}"), "").is_err(), "{path}");
+    }
+}
+
+/// A Host is compared as it stands, and a server might decode it.
+#[test]
+fn no_host_rule_is_passed_by_an_encoded_name() {
+    for line in
+        ["GET / HTTP/1.1\r\nHost: sh%6fp.example", "GET http://sh%6fp.example/ HTTP/1.1\r\nHost: a"]
+    {
+        let text = format!("{line}\r\n\r\n");
+        let mut slots = head::slots();
+        let refused = head::request(text.as_bytes(), &mut slots, 100).map_err(|why| why.status);
+        assert_eq!(refused.err(), Some(400), "{line}");
     }
 }
