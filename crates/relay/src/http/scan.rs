@@ -39,6 +39,11 @@ impl Scan {
         while self.at < reach {
             if self.line == Line::Inside {
                 self.at += plain_len(&bytes[self.at..reach]);
+                // How nearly every line ends.
+                if let Some(b"\r\n") = bytes[..reach].get(self.at..self.at + 2) {
+                    (self.has_line, self.line) = (true, Line::Start);
+                    self.at += 2;
+                }
                 if self.at == reach {
                     break;
                 }
@@ -141,6 +146,25 @@ mod tests {
             b"GET / HTTP/1.1\r\nA: \x0b",
         ] {
             assert_eq!(whole(bytes, 99).map_err(|r| r.status), Err(400), "{:?}", bytes);
+        }
+    }
+
+    #[test]
+    fn the_answer_is_the_same_however_the_bytes_come() {
+        for bytes in [
+            &b"GET /abcdefghi HTTP/1.1\r\nHost: a.example.org\r\nA: b\r\n\r\nbody"[..],
+            b"GET / HTTP/1.1\r\nA: b\r\r\n",
+            b"GET / HTTP/1.1\r\nA: b\r\n c\r\n\r\n",
+            b"GET / HTTP/1.1\r\nA: bcdefghijk\n\r\n",
+            b"GET / HTTP/1.1\r\nA: bcdefghijk\0\r\n",
+        ] {
+            for first in 0..bytes.len() {
+                let mut scan = Scan::default();
+                let mut answers = (first..=bytes.len()).map(|len| scan.end(&bytes[..len], 99));
+                let answer = answers.find(|answer| !matches!(answer, Ok(None)));
+                let told = |answer: Result<_, Refusal>| answer.map_err(|refusal| refusal.status);
+                assert_eq!(answer.map(told), Some(told(whole(bytes, 99))), "{first} {bytes:?}");
+            }
         }
     }
 
