@@ -223,10 +223,12 @@ fn a_short_connection_costs_few_calls() {
     }
     let counts = trace.detach();
     assert!(counts.of(&["accept4"]) >= COUNT, "the trace missed the accepts: {counts:?}");
-    // accept (and one in vain), socket, two options, connect, its result, two
-    // registrations, two messages, two ends, one FIN, two closes, one line, and waits.
+    // accept (and one in vain), socket, two options, connect, two registrations, two messages,
+    // two ends, one FIN, two closes that undo the registrations, one line, and waits.
     let all: u64 = counts.calls.values().sum();
-    assert!(all <= COUNT * 36, "{} calls a connection, {counts:?}", all / COUNT);
+    println!("{} calls a connection: {counts:?}", all / COUNT);
+    assert!(all <= COUNT * 35, "{} calls a connection, {counts:?}", all / COUNT);
+    assert_eq!(counts.of(&["getsockopt"]), 0, "the event tells that it is connected: {counts:?}");
     assert_eq!(counts.of(&["pipe2"]), 0, "a message needs no pipe: {counts:?}");
 }
 

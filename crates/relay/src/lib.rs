@@ -2,7 +2,7 @@
 //! spliced both ways until both sides are done.
 //!
 //! A thread a core, each with its own listener (SO_REUSEPORT), runtime, timers and
-//! pipes; a connection lives and dies on its worker. To follow a byte, read
+//! pipes; a connection lives and dies on one worker. To follow a byte, read
 //! [`service`] (start and stop), `worker` (accept), `session` (connect, splice, account).
 
 #![forbid(unsafe_code)]
@@ -12,6 +12,7 @@ pub mod budget;
 pub mod config;
 pub mod control;
 mod counted;
+mod crew;
 mod date;
 mod dial;
 mod error;

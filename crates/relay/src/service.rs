@@ -7,6 +7,7 @@
 mod sockets;
 
 use crate::counted::counted;
+use crate::crew::Crew;
 use crate::error::Error;
 use crate::gate::Gate;
 use crate::graph::{Count, Graph, ListenerKey};
@@ -91,8 +92,8 @@ struct Running {
     gate: Arc<Gate>,
     /// Where the listeners really are.
     bound: HashMap<ListenerKey, SocketAddr>,
-    /// To each worker.
-    orders: Vec<mpsc::UnboundedSender<Deployment>>,
+    /// None where nothing is for them to serve.
+    crew: Option<Arc<Crew>>,
     threads: Vec<JoinHandle<()>>,
     datagrams: HashMap<ListenerKey, udp::Group>,
     /// Those that are no longer in the plan, and may have sessions still.
@@ -146,7 +147,7 @@ impl Service {
             gate: Gate::new(Some(room.max_connections)),
             room,
             bound: HashMap::new(),
-            orders: Vec::new(),
+            crew: None,
             threads: Vec::new(),
             datagrams: HashMap::new(),
             leaving: Vec::new(),
@@ -442,7 +443,9 @@ impl Running {
             pipes_per_worker: usize::try_from(self.room.pipes_per_worker).unwrap_or(usize::MAX),
             logs_access: self.plan.log.access,
         });
-        for (number, sessions) in sessions.iter().enumerate() {
+        let (crew, orders) = Crew::new(sessions.len());
+        self.crew = Some(Arc::clone(&crew));
+        for ((number, sessions), orders) in sessions.iter().enumerate().zip(orders) {
             // Each worker serves an origin of its own, on its own thread, so that what
             // the origin tells of a connection is up to date.
             let origin = self
@@ -454,10 +457,9 @@ impl Running {
                     Ok::<_, Error>((listener, Upstream::fixed(addr)?))
                 })
                 .transpose()?;
-            let (sender, orders) = mpsc::unbounded_channel();
             let (shared, sessions) = (Arc::clone(&shared), Arc::clone(sessions));
-            let stage = stage.subscribe();
-            let start = worker::Start { number, shared, sessions, origin, orders, stage };
+            let (crew, stage) = (Arc::clone(&crew), stage.subscribe());
+            let start = worker::Start { number, shared, sessions, origin, crew, orders, stage };
             let alive = alive.clone();
             let work = move || {
                 if let Err(error) = worker::run(start) {
@@ -467,7 +469,6 @@ impl Running {
             };
             let thread = std::thread::Builder::new().name(format!("relay-{number}")).spawn(work);
             self.threads.push(thread.map_err(|source| Error::Worker { worker: number, source })?);
-            self.orders.push(sender);
         }
         Ok(())
     }
@@ -500,11 +501,12 @@ impl Running {
         graph.open_gates();
         let (closed, all_closed) = std::sync::mpsc::channel();
         let mut streams = streams.into_iter();
-        for orders in &self.orders {
-            let bindings = graph.stream_listeners().collect();
-            // A worker that has failed has said so.
-            let (sockets, closed) = (streams.next().unwrap_or_default(), closed.clone());
-            let _ = orders.send(Deployment { bindings, sockets, closed });
+        if let Some(crew) = &self.crew {
+            crew.deploy(|| {
+                let bindings = graph.stream_listeners().collect();
+                let (sockets, closed) = (streams.next().unwrap_or_default(), closed.clone());
+                Deployment { bindings, sockets, closed }
+            });
         }
         let mut staying: HashMap<_, _> = graph.datagram_listeners().collect();
         for (key, group) in self.datagrams.drain() {

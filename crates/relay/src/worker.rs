@@ -1,5 +1,6 @@
 //! One worker: a thread, a runtime, its listeners, and the sessions that it accepted.
 
+use crate::crew::{Crew, Handed, Load, Order, Present};
 use crate::gate::{Gate, Inside};
 use crate::graph::{Binding, ListenerKey, Tally};
 use crate::http::Pool;
@@ -20,7 +21,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc, watch};
@@ -35,7 +36,8 @@ pub(crate) struct Start {
     pub(crate) sessions: Arc<Sessions>,
     /// The listener of the built-in origin, which the worker serves itself, and the way to it.
     pub(crate) origin: Option<(std::net::TcpListener, Arc<Upstream>)>,
-    pub(crate) orders: mpsc::UnboundedReceiver<Deployment>,
+    pub(crate) crew: Arc<Crew>,
+    pub(crate) orders: mpsc::UnboundedReceiver<Order>,
     pub(crate) stage: watch::Receiver<Stage>,
 }
 
@@ -62,9 +64,8 @@ pub(crate) struct Worker {
     /// Where sessions tell their counts to the built-in origin.
     pub(crate) registry: Option<Arc<Registry>>,
     stage: watch::Receiver<Stage>,
-    live: AtomicUsize,
-    /// The last session has ended.
-    empty: Notify,
+    /// This worker and the others.
+    crew: Arc<Crew>,
     /// Only with busy polling.
     spin: Option<Spin>,
 }
@@ -76,28 +77,32 @@ struct Spin {
     moved: Notify,
 }
 
-/// A listener's relay as it is now; None once the listener is to go, or the service stops.
+/// A listener's relay as it is now; None once the listener is to go, or the service stops. Each
+/// worker has one of its own, which its sessions ask.
 #[derive(Debug)]
-pub(crate) struct Slot(watch::Sender<Option<Arc<Binding>>>);
+pub(crate) struct Slot {
+    key: ListenerKey,
+    binding: watch::Sender<Option<Arc<Binding>>>,
+}
 
 impl Slot {
-    fn new(binding: Binding) -> Self {
-        Self(watch::Sender::new(Some(Arc::new(binding))))
+    fn new(key: ListenerKey, binding: Binding) -> Self {
+        Self { key, binding: watch::Sender::new(Some(Arc::new(binding))) }
     }
 
     /// Asked at each accept, and by HTTP before each request.
     pub(crate) fn binding(&self) -> Option<Arc<Binding>> {
-        self.0.borrow().clone()
+        self.binding.borrow().clone()
     }
 
     /// Done once the listener is to go.
     pub(crate) async fn gone(&self) {
         // The sender is here, so that it cannot be gone.
-        let _ = self.0.subscribe().wait_for(Option::is_none).await;
+        let _ = self.binding.subscribe().wait_for(Option::is_none).await;
     }
 
     fn set(&self, binding: Option<Binding>) {
-        self.0.send_replace(binding.map(Arc::new));
+        self.binding.send_replace(binding.map(Arc::new));
     }
 }
 
@@ -109,7 +114,7 @@ struct Listening {
 
 /// Runs until the service stops.
 pub(crate) fn run(start: Start) -> io::Result<()> {
-    let Start { number, shared, sessions, origin, orders, stage } = start;
+    let Start { number, shared, sessions, origin, crew, orders, stage } = start;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let spin = (!shared.busy_poll.is_zero()).then(|| Spin {
         time: shared.busy_poll,
@@ -125,8 +130,7 @@ pub(crate) fn run(start: Start) -> io::Result<()> {
         origin,
         pool: Arc::default(),
         stage: stage.clone(),
-        live: AtomicUsize::new(0),
-        empty: Notify::new(),
+        crew,
         spin,
     });
     sosplice::tokio::set_thread_store(Store::new(PIPE_BYTES, worker.shared.pipes_per_worker));
@@ -149,19 +153,31 @@ impl Worker {
     /// Serves listeners as it is told, until the service accepts no more.
     async fn listen(
         self: &Arc<Self>,
-        mut orders: mpsc::UnboundedReceiver<Deployment>,
+        mut orders: mpsc::UnboundedReceiver<Order>,
         mut stage: watch::Receiver<Stage>,
     ) {
         let mut stopping = pin!(stage.wait_for(|stage| *stage != Stage::Running));
         let mut listening = HashMap::new();
         loop {
-            let deployment = tokio::select! {
+            let order = tokio::select! {
                 biased;
                 _ = &mut stopping => break,
-                Some(deployment) = orders.recv() => deployment,
+                Some(order) = orders.recv() => order,
             };
-            if let Err(error) = self.deploy(&mut listening, deployment) {
-                tracing::error!(worker = self.number, %error, "cannot listen");
+            match order {
+                Order::Serve(handed) => self.take(&listening, handed),
+                Order::Deploy(deployment) => {
+                    if let Err(error) = self.deploy(&mut listening, deployment) {
+                        tracing::error!(worker = self.number, %error, "cannot listen");
+                    }
+                }
+            }
+        }
+        // From here on the others keep theirs. Whom they had handed over was accepted before.
+        orders.close();
+        while let Some(order) = orders.recv().await {
+            if let Order::Serve(handed) = order {
+                self.take(&listening, handed);
             }
         }
         listening.values().for_each(|listening| listening.slot.set(None));
@@ -190,7 +206,7 @@ impl Worker {
         for (key, socket) in sockets {
             let Some(binding) = bindings.remove(&key) else { continue };
             let listener = Arc::new(Listener::new(socket)?);
-            let slot = Arc::new(Slot::new(binding));
+            let slot = Arc::new(Slot::new(key.clone(), binding));
             let (slot_too, listener_too) = (Arc::clone(&slot), Arc::clone(&listener));
             listening.insert(key, Listening { slot: slot_too, listener: listener_too });
             let worker = Arc::clone(self);
@@ -285,7 +301,7 @@ impl Worker {
     fn start_later(self: &Arc<Self>, client: Accepted) {
         let worker = Arc::clone(self);
         tokio::spawn(async move {
-            let _present = Present::new(&worker);
+            let _present = Present::new(worker.load());
             let mut stage = worker.stage.clone();
             tokio::select! {
                 biased;
@@ -341,12 +357,35 @@ impl Worker {
         }
     }
 
+    /// Serves a client, or has it served by a worker that has clearly fewer.
     fn start(self: &Arc<Self>, client: Accepted, permits: Permits) {
+        let Some(other) = self.crew.relief(self.number) else {
+            return self.serve(client, permits, Present::new(self.load()));
+        };
+        let present = Present::new(self.crew.load(other));
+        if let Err(back) = self.crew.hand(other, Handed { client, permits, present }) {
+            let Handed { client, permits, .. } = *back;
+            self.serve(client, permits, Present::new(self.load()));
+        }
+    }
+
+    /// Serves a client that another worker has accepted.
+    fn take(self: &Arc<Self>, listening: &HashMap<ListenerKey, Listening>, handed: Handed) {
+        let Handed { mut client, permits, present } = handed;
+        // A reload may have reached the other worker only, then or by now: the other's slot is
+        // as good, but both write to its memory.
+        if let Some(Listening { slot, .. }) = listening.get(&client.slot.key) {
+            client.slot = Arc::clone(slot);
+        }
+        self.serve(client, permits, present);
+    }
+
+    fn serve(self: &Arc<Self>, client: Accepted, permits: Permits, present: Present) {
         self.tally(&client.binding).accepted.add(1);
         let worker = Arc::clone(self);
         tokio::spawn(async move {
             // Counted out when the task ends in whatever way.
-            let (_present, _permits) = (Present::new(&worker), permits);
+            let (_present, _permits) = (present, permits);
             let entered = worker.sessions.enter(Arc::clone(&client.binding.relay), client.addr);
             // Made in place: an argument would keep a second room for it.
             let mut session = pin!(session::run(&worker, &entered.live, client));
@@ -362,23 +401,21 @@ impl Worker {
 
     /// Waits until the sessions have ended, at most for the drain time.
     async fn drain(&self, mut stage: watch::Receiver<Stage>) {
-        let empty = async {
-            // The permit of a notification that came first is kept by Notify.
-            while self.live.load(Ordering::Relaxed) > 0 {
-                self.empty.notified().await;
-            }
-        };
         tokio::select! {
-            () = empty => {}
+            () = self.load().empty() => {}
             _ = stage.wait_for(|stage| *stage == Stage::Cut) => {}
         }
-        let cut = self.live.load(Ordering::Relaxed);
+        let cut = self.load().sessions();
         if cut > 0 {
             tracing::warn!(
                 sessions = cut,
                 "sessions cut: they had not ended within the drain time"
             );
         }
+    }
+
+    fn load(&self) -> &Arc<Load> {
+        self.crew.load(self.number)
     }
 
     /// What this worker has done for a relay.
@@ -397,27 +434,9 @@ impl Worker {
 
 /// A session's leave to be there, given back when it is dropped.
 #[derive(Debug)]
-struct Permits {
+pub(crate) struct Permits {
     _of_relay: Inside,
     _of_all: Inside,
-}
-
-/// A session's presence on its worker.
-struct Present<'w>(&'w Worker);
-
-impl<'w> Present<'w> {
-    fn new(worker: &'w Worker) -> Self {
-        worker.live.fetch_add(1, Ordering::Relaxed);
-        Self(worker)
-    }
-}
-
-impl Drop for Present<'_> {
-    fn drop(&mut self) {
-        if self.0.live.fetch_sub(1, Ordering::Relaxed) == 1 {
-            self.0.empty.notify_one();
-        }
-    }
 }
 
 /// Descriptors or memory have run out.

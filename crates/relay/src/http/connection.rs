@@ -13,6 +13,8 @@ use super::site::{Peer, Site};
 use crate::plan::{HttpPlan, Protocol};
 use sosplice::sys;
 use sosplice::tokio::Registered;
+use std::future::Future;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -33,10 +35,12 @@ pub async fn serve<S: Site>(client: Registered, peer: Peer, site: Arc<S>) {
     // The first head counts from accept on.
     let mut until = Some(Instant::now() + site.current().as_ref().as_ref().timeouts.head);
     let mut left: Option<Lent> = None;
+    // One for all waits: to hear of it anew costs more than to go on listening.
+    let mut stopping = pin!(site.stopping());
     loop {
         let mut buffers = match left.take() {
             Some(buffers) => buffers,
-            None if is_readable(client, &*site, until).await => lend(),
+            None if is_readable(client, &*site, until, stopping.as_mut()).await => lend(),
             None => return,
         };
         site.moved();
@@ -77,7 +81,12 @@ impl<S: Site> Drop for Client<'_, S> {
 
 /// Waits for the next request, before `until` or for the keep-alive time; false when the
 /// connection ends instead.
-async fn is_readable<S: Site>(client: &Registered, site: &S, until: Option<Instant>) -> bool {
+async fn is_readable<S: Site>(
+    client: &Registered,
+    site: &S,
+    until: Option<Instant>,
+    stopping: Pin<&mut impl Future<Output = ()>>,
+) -> bool {
     let limit = match until {
         Some(until) => until.saturating_duration_since(Instant::now()),
         None => site.current().as_ref().as_ref().timeouts.keep_alive,
@@ -86,7 +95,7 @@ async fn is_readable<S: Site>(client: &Registered, site: &S, until: Option<Insta
         biased;
         ready = within(Some(limit), readable(client)) => matches!(ready, Ok(Ok(()))),
         // It owes nothing, and a client knows that an unused connection may end.
-        () = site.stopping() => false,
+        () = stopping => false,
     }
 }
 

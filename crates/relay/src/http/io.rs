@@ -7,9 +7,11 @@ use sosplice::sys::{self, Kind, Take};
 use sosplice::tokio::{Registered, Socket};
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
+use std::pin::pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::Interest;
+use tokio::task::coop::unconstrained;
 
 /// Reads what has come; None when nothing has, 0 at the end of the stream.
 ///
@@ -110,13 +112,56 @@ fn write(socket: &Registered, first: &[u8], second: &[u8]) -> io::Result<usize> 
 #[derive(Debug)]
 pub(super) struct Elapsed;
 
-/// Awaits, at most for `limit`.
+/// Awaits, at most for `limit`, which counts from the first time on that there is something to wait for: what is
+/// done at once asks no clock and sets no timer.
 pub(super) async fn within<T>(
     limit: Option<Duration>,
     wait: impl Future<Output = T>,
 ) -> Result<T, Elapsed> {
-    match limit {
-        None => Ok(wait.await),
-        Some(limit) => tokio::time::timeout(limit, wait).await.map_err(|_| Elapsed),
+    let (mut wait, mut sleep) = (pin!(wait), pin!(None));
+    poll_fn(|cx| {
+        if let Poll::Ready(done) = wait.as_mut().poll(cx) {
+            return Poll::Ready(Ok(done));
+        }
+        let Some(limit) = limit else { return Poll::Pending };
+        if sleep.is_none() {
+            // Also when the wait has used up what a task may do at a time: else one that always has something
+            // to do would have no end.
+            sleep.set(Some(unconstrained(tokio::time::sleep(limit))));
+        }
+        let sleep = sleep.as_mut().as_pin_mut();
+        sleep.map_or(Poll::Pending, |sleep| sleep.poll(cx).map(|()| Err(Elapsed)))
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::{pending, ready};
+
+    /// Outside of a runtime a timer cannot even be made.
+    #[test]
+    fn what_is_done_at_once_sets_no_timer() {
+        let done = pin!(within(Some(Duration::ZERO), ready(7)));
+        let polled = done.poll(&mut Context::from_waker(std::task::Waker::noop()));
+        assert!(matches!(polled, Poll::Ready(Ok(7))));
+    }
+
+    #[tokio::test]
+    async fn a_wait_ends_with_its_limit() {
+        assert!(within(Some(Duration::from_millis(1)), pending::<()>()).await.is_err());
+    }
+
+    /// One that always has something to do uses up what a task may do at a time, which stops timers too.
+    #[tokio::test]
+    async fn a_busy_wait_ends_with_its_limit() {
+        let watchdog = std::time::Instant::now() + Duration::from_secs(20);
+        let busy = async {
+            while std::time::Instant::now() < watchdog {
+                tokio::task::consume_budget().await;
+            }
+        };
+        assert!(within(Some(Duration::from_millis(1)), busy).await.is_err());
     }
 }

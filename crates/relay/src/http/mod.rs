@@ -17,6 +17,7 @@ mod body;
 mod buffers;
 mod chunk;
 mod connection;
+mod digits;
 #[cfg(any(test, fuzzing))]
 pub mod examine;
 mod exchange;

@@ -7,6 +7,7 @@
 //! that see one switch features off (compression, caching) that clients of a relay
 //! expect; a rule can set it.
 
+use super::digits;
 use super::framing::{Framing, called, folded, items};
 use super::head::{Link, Request, Response, Version};
 use super::refusal::{Refusal, phrase};
@@ -126,8 +127,9 @@ pub(super) fn response<'r>(
     rules: impl Iterator<Item = &'r Rule> + Clone,
 ) {
     out.clear();
-    text(out, format_args!("HTTP/1.1 {:03} ", response.status));
-    put(out, &[response.reason.as_bytes(), b"\r\n"]);
+    out.extend_from_slice(b"HTTP/1.1 ");
+    digits::status(out, response.status);
+    put(out, &[b" ", response.reason.as_bytes(), b"\r\n"]);
     let edits = Edits { all: rules.flat_map(|rule| &rule.response_edits), client };
     for field in response.fields {
         let stays = match Kind::of(field.name) {
@@ -365,13 +367,18 @@ where
             put(out, &[value, b", "]);
         }
     }
-    text(out, format_args!("{}\r\n", edits.client));
+    digits::address(out, edits.client);
+    out.extend_from_slice(b"\r\n");
 }
 
 fn framing(out: &mut Vec<u8>, framing: Framing) {
     match (framing.is_chunked, framing.content_length) {
         (true, _) => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
-        (false, Some(len)) => text(out, format_args!("Content-Length: {len}\r\n")),
+        (false, Some(len)) => {
+            out.extend_from_slice(b"Content-Length: ");
+            digits::number(out, len);
+            out.extend_from_slice(b"\r\n");
+        }
         (false, None) => {}
     }
 }

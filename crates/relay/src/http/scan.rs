@@ -37,6 +37,17 @@ impl Scan {
     pub(super) fn end(&mut self, bytes: &[u8], max: usize) -> Result<Option<usize>, Refusal> {
         let reach = bytes.len().min(max);
         while self.at < reach {
+            if self.line == Line::Inside {
+                self.at += plain_len(&bytes[self.at..reach]);
+                // How nearly every line ends.
+                if let Some(b"\r\n") = bytes[..reach].get(self.at..self.at + 2) {
+                    (self.has_line, self.line) = (true, Line::Start);
+                    self.at += 2;
+                }
+                if self.at == reach {
+                    break;
+                }
+            }
             let byte = bytes[self.at];
             self.line = match (self.line, byte) {
                 (Line::Cr { is_empty: true }, b'\n') => {
@@ -68,6 +79,28 @@ impl Scan {
             false => Ok(None),
         }
     }
+}
+
+/// How many bytes there are before the first control character, eight at a time: nearly all of a
+/// head is passed over here.
+fn plain_len(bytes: &[u8]) -> usize {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const TOPS: u64 = ONES << 7;
+    let (words, rest) = bytes.as_chunks();
+    for (number, word) in words.iter().enumerate() {
+        let word = u64::from_le_bytes(*word);
+        // The lowest top bit that is left is that of the first byte below 0x20, or of the first
+        // 0x7f; those above it may be wrong, for the subtraction borrows.
+        let below = word.wrapping_sub(ONES * 0x20) & !word;
+        let delete = word ^ (ONES * 0x7f);
+        let found = (below | delete.wrapping_sub(ONES) & !delete) & TOPS;
+        if found != 0 {
+            return number * 8 + found.trailing_zeros() as usize / 8;
+        }
+    }
+    let is_control = |byte: &u8| byte.is_ascii_control();
+    let in_rest = rest.iter().position(is_control).unwrap_or(rest.len());
+    bytes.len() - rest.len() + in_rest
 }
 
 /// How many bytes of `bytes` are empty lines, which a server passes over before a request
@@ -114,6 +147,44 @@ mod tests {
         ] {
             assert_eq!(whole(bytes, 99).map_err(|r| r.status), Err(400), "{:?}", bytes);
         }
+    }
+
+    #[test]
+    fn the_answer_is_the_same_however_the_bytes_come() {
+        for bytes in [
+            &b"GET /abcdefghi HTTP/1.1\r\nHost: a.example.org\r\nA: b\r\n\r\nbody"[..],
+            b"GET / HTTP/1.1\r\nA: b\r\r\n",
+            b"GET / HTTP/1.1\r\nA: b\r\n c\r\n\r\n",
+            b"GET / HTTP/1.1\r\nA: bcdefghijk\n\r\n",
+            b"GET / HTTP/1.1\r\nA: bcdefghijk\0\r\n",
+        ] {
+            for first in 0..bytes.len() {
+                let mut scan = Scan::default();
+                let mut answers = (first..=bytes.len()).map(|len| scan.end(&bytes[..len], 99));
+                let answer = answers.find(|answer| !matches!(answer, Ok(None)));
+                let told = |answer: Result<_, Refusal>| answer.map_err(|refusal| refusal.status);
+                assert_eq!(answer.map(told), Some(told(whole(bytes, 99))), "{first} {bytes:?}");
+            }
+        }
+    }
+
+    /// Wherever it stands among the eight that are looked at together, and whatever is beside it.
+    #[test]
+    fn no_control_character_is_passed_over() {
+        for byte in 0..=u8::MAX {
+            for beside in [0x20, b'a', 0x7e, 0x80, 0xff] {
+                for at in 0..20 {
+                    let mut bytes = [beside; 21];
+                    bytes[at] = byte;
+                    let len = if byte.is_ascii_control() { at } else { bytes.len() };
+                    assert_eq!(plain_len(&bytes), len, "{byte:#x} at {at} in {beside:#x}");
+                    // Behind another, which is the first.
+                    bytes[0] = b'\r';
+                    assert_eq!(plain_len(&bytes), 0);
+                }
+            }
+        }
+        assert_eq!(plain_len(b""), 0);
     }
 
     #[test]

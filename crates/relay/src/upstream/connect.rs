@@ -2,7 +2,7 @@
 
 use crate::error::Error;
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use sosplice::sys::Kind;
 use sosplice::tokio::Registered;
@@ -57,8 +57,7 @@ impl Unconnected {
         }
         // Registered only now: epoll reports a socket that was never connected as hung up.
         let stream = Registered::with_kind(fd, Kind::Tcp)?;
-        stream.writable().await?;
-        sockopt::socket_error(&stream)??;
+        stream.connected().await?;
         Ok(stream)
     }
 

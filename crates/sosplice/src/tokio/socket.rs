@@ -2,6 +2,7 @@
 
 use crate::sys::{self, Kind};
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
+use rustix::net::sockopt;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -198,12 +199,17 @@ impl Registered {
         self.fd.readable().await.map(drop)
     }
 
-    /// Waits until it is writable: connected, or failed.
+    /// Waits until a connect that is under way is done.
     ///
     /// # Errors
-    /// When the runtime is shutting down.
-    pub async fn writable(&self) -> io::Result<()> {
-        self.fd.writable().await.map(drop)
+    /// Why it failed; or that the runtime is shutting down.
+    pub async fn connected(&self) -> io::Result<()> {
+        let is_over = self.fd.writable().await?.ready().is_write_closed();
+        // What the event told: only one that has failed, or is over already, is asked about.
+        if is_over {
+            sockopt::socket_error(self)??;
+        }
+        Ok(())
     }
 }
 
