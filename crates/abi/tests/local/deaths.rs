@@ -235,6 +235,7 @@ fn one_of_two_processes_is_killed(end: &mut End) {
     /// Between two acknowledgements.
     const RECORDS: u32 = 16;
     let fd = end.another();
+    set_option(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1);
     end.warm(fd);
     if end.near() {
         let mut ends = [0; 2];
