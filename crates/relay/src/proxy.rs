@@ -3,7 +3,8 @@
 //! A header that is taken is taken to the byte: what lies behind it stays in the kernel, for the
 //! session to splice. Nobody is asked for one but the clients of listed networks, and those must
 //! send one. TLVs are passed over. Rule: the PROXY protocol specification, versions 1 and 2
-//! (haproxy.org, proxy-protocol.txt); the bytes are the `proxy-header` crate's concern.
+//! (haproxy.org, proxy-protocol.txt); the bytes are the `proxy-header` crate's concern, but for
+//! spellings that it takes and the specification does not have.
 
 use crate::plan::ProxyVersion;
 use proxy_header::{Error as Malformed, ParseConfig, ProxiedAddress, ProxyHeader};
@@ -63,6 +64,7 @@ pub(crate) async fn accept(client: &Registered) -> Result<Option<Addresses>, Ref
 /// The addresses, and the length of the header; None while it is incomplete.
 fn parse(header: &[u8]) -> Result<Option<(Option<Addresses>, usize)>, Refused> {
     match ProxyHeader::parse(header, ParseConfig { include_tlvs: false, ..Default::default() }) {
+        Ok((_, len)) if !header.get(..len).is_some_and(is_spelled_well) => Err(Refused::Malformed),
         Ok((parsed, len)) => {
             let told = parsed.proxied_address();
             let told = told.map(|told| Addresses { client: told.source, local: told.destination });
@@ -72,6 +74,30 @@ fn parse(header: &[u8]) -> Result<Option<(Option<Addresses>, usize)>, Refused> {
         Err(Malformed::BufferTooShort) => Ok(None),
         Err(_) => Err(Refused::Malformed),
     }
+}
+
+/// The longest line of version 1.
+const LINE_MAX: usize = 107;
+
+/// Whether a whole header is as the specification spells it. Of version 1 the crate takes more: any
+/// byte behind `PROXY`, lines of any length if they come at once, signs and leading zeros.
+fn is_spelled_well(header: &[u8]) -> bool {
+    let Some(line) = header.strip_prefix(b"PROXY") else { return true };
+    let Some(text) = line.strip_suffix(b"\r\n") else { return false };
+    let mut words = text.split(|byte| *byte == b' ');
+    header.len() <= LINE_MAX
+        && text.iter().all(|byte| (b' '..=b'~').contains(byte))
+        && words.next() == Some(b"")
+        && match words.next() {
+            // Whatever else is in such a line is passed over.
+            Some(b"UNKNOWN") => true,
+            Some(b"TCP4" | b"TCP6") => words.skip(2).all(is_port),
+            _ => false,
+        }
+}
+
+fn is_port(word: &[u8]) -> bool {
+    word == b"0" || word.iter().all(u8::is_ascii_digit) && !word.starts_with(b"0")
 }
 
 /// Appends what has arrived, and leaves it where it is.
@@ -219,25 +245,36 @@ mod tests {
         assert_eq!((taken.expect("taken"), &left[..]), (None, &b"more"[..]));
     }
 
+    /// What a client may begin with in place of a header, and how that is refused.
+    const REFUSED: &[(&[u8], &str)] = &[
+        (b"GET / HTTP/1.1\r\n\r\n", "Malformed"),
+        (b"PROXY TCP4 1.2.3.4 1.2.3.4 70000 1\r\n", "Malformed"),
+        (b"PROXY TCP4 1.2.3 1.2.3.4 7 1\r\n   ", "Malformed"),
+        (b"PROXY TCP4 1.2.3.4 1.2.3.4 7 1\rx", "Malformed"),
+        (b"PROXYxTCP4 1.2.3.4 1.2.3.4 7 1\r\n", "Malformed"),
+        (b"PROXY TCP4 1.2.3.4 1.2.3.4 +7 1\r\n", "Malformed"),
+        (b"PROXY TCP4 1.2.3.4 1.2.3.4 7 01\r\n", "Malformed"),
+        (b"PROXY UNKNOWN a\nb\r\n", "Malformed"),
+        (b"PROXY UNKNOWNS\r\n", "Malformed"),
+        (b"PROXY TCP4 1.2.3.4", "Ended"),
+        (b"", "Ended"),
+    ];
+
     #[test]
     fn what_is_no_header_is_refused() {
         let long_v2 = [&b"\r\n\r\n\0\r\nQUIT\n\x21\x11\xff\xff"[..], &[0; 5000]].concat();
-        let cases: [(&[u8], &str); 7] = [
-            (b"GET / HTTP/1.1\r\n\r\n", "Malformed"),
-            (b"PROXY TCP4 1.2.3.4 1.2.3.4 70000 1\r\n", "Malformed"),
-            (b"PROXY TCP4 1.2.3 1.2.3.4 7 1\r\n   ", "Malformed"),
-            (b"PROXY TCP4 1.2.3.4 1.2.3.4 7 1\rx", "Malformed"),
-            (b"PROXY TCP4 1.2.3.4", "Ended"),
-            (b"", "Ended"),
-            (&long_v2, "TooLong"),
-        ];
-        for (bytes, expected) in cases {
+        for &(bytes, expected) in REFUSED.iter().chain([&(&long_v2[..], "TooLong")]) {
             let (taken, _) = accepted(&[bytes]);
             let why = taken.expect_err("refused");
             assert_eq!(format!("{why:?}"), expected, "{}", bytes.escape_ascii());
         }
-        let (taken, _) = accepted(&[&b"PROXY TCP4 ".repeat(20)]);
-        assert!(taken.is_err(), "longer than a line may be");
+        for begin in [&b"PROXY TCP4 "[..], b"PROXY UNKNOWN "] {
+            let long = [begin, &[b'1'; 100], b"\r\n"].concat();
+            let (taken, _) = accepted(&[&long]);
+            assert!(taken.is_err(), "longer than a line may be");
+            let pieces: Vec<_> = long.chunks(1).collect();
+            assert!(accepted(&pieces).0.is_err(), "and byte by byte");
+        }
     }
 
     #[test]
