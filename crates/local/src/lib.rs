@@ -11,6 +11,8 @@
 pub mod broker;
 mod descriptor;
 pub mod end;
+#[cfg(any(test, fuzzing))]
+pub mod examine;
 pub mod layout;
 pub mod lock;
 pub mod member;

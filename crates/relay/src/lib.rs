@@ -16,6 +16,8 @@ mod crew;
 mod date;
 mod dial;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub mod examine;
 mod gate;
 mod graph;
 pub mod http;

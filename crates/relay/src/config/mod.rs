@@ -9,6 +9,8 @@
 //! The text is parsed by the `toml` crate; `section` walks the tables, with a module for each
 //! part of the format. [`print()`] goes the other way.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod examine;
 mod http_words;
 pub mod keys;
 mod print;

@@ -12,6 +12,8 @@
 
 mod answer;
 mod client;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod examine;
 pub mod protocol;
 mod serve;
 mod snapshot;

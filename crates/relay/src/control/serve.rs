@@ -121,7 +121,7 @@ async fn read_line<R: AsyncBufRead + Unpin>(
     reader.take(REQUEST_LEN_MAX as u64 + 1).read_until(b'\n', line).await
 }
 
-fn request(line: &[u8]) -> Result<Request, String> {
+pub(super) fn request(line: &[u8]) -> Result<Request, String> {
     let Some(text) = line.strip_suffix(b"\n") else {
         return Err(if line.len() > REQUEST_LEN_MAX {
             format!("a request has at most {REQUEST_LEN_MAX} bytes")

@@ -272,7 +272,7 @@ const FORBIDDEN: [&[u8]; 25] = [
 ];
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use proptest::prelude::*;
 
@@ -291,79 +291,83 @@ mod tests {
         Ok((at, data, chunks.is_done()))
     }
 
+    /// Bodies with something behind them or not, their length, and their data.
+    pub(in crate::http) const WHOLE: &[(&[u8], usize, &[u8])] = &[
+        (b"0\r\n\r\n", 5, b""),
+        (b"5\r\nhello\r\n0\r\n\r\nGET /", 15, b"hello"),
+        (b"1;a=b;c=\"d\"\r\nx\r\n000\r\nA: b\r\nC:\r\n\r\n", 33, b"x"),
+        (
+            b"A\r\n0123456789\r\nA\r\n\r\n\r\n\r\n\r\n\r\n\r\n0\r\n\r\n",
+            35,
+            b"0123456789\r\n\r\n\r\n\r\n\r\n",
+        ),
+    ];
+
     #[test]
     fn data_without_its_framing_and_nothing_behind_it() {
-        for (bytes, len, data) in [
-            (&b"0\r\n\r\n"[..], 5, &b""[..]),
-            (b"5\r\nhello\r\n0\r\n\r\nGET /", 15, b"hello"),
-            (b"1;a=b;c=\"d\"\r\nx\r\n000\r\nA: b\r\nC:\r\n\r\n", 33, b"x"),
-            (
-                b"A\r\n0123456789\r\nA\r\n\r\n\r\n\r\n\r\n\r\n\r\n0\r\n\r\n",
-                35,
-                b"0123456789\r\n\r\n\r\n\r\n\r\n",
-            ),
-        ] {
+        for &(bytes, len, data) in WHOLE {
             assert_eq!(decoded(bytes), Ok((len, data.to_vec(), true)), "{}", bytes.escape_ascii());
         }
     }
+
+    /// What is no body, by its beginning.
+    pub(in crate::http) const REFUSED: &[&str] = &[
+        "\r\n",
+        ";\r\n",
+        "0x5\r\n",
+        "+5\r\n",
+        "-5\r\n",
+        "5_0\r\n",
+        " 5\r\n",
+        "5 \r\n",
+        "5 ;a\r\n",
+        "5\t\r\n",
+        "5\n",
+        "5\r5",
+        "5,5\r\n",
+        "5.0\r\n",
+        "g\r\n",
+        "\u{0}5\r\n",
+        "5\u{0}\r\n",
+        "5h\r\n",
+        "8000000000000000\r\n",
+        "ffffffffffffffff\r\n",
+        "1;a\nx",
+        "1;a\rx",
+        "1;\u{0}",
+        "1;\u{7f}",
+        "1;\u{e4}",
+        "1\r\nxx\r\n",
+        "1\r\nx\n",
+        "1\r\nx\r\r",
+        "1\r\n\r\nx",
+        "1\r\nx0\r\n\r\n",
+        "0\r\n\n",
+        "0\r\nA\r\n",
+        "0\r\n: b\r\n",
+        "0\r\nA : b",
+        "0\r\n A: b",
+        "0\r\nA: b\n",
+        "0\r\nA: b\r\n c",
+        "0\r\nA: \u{0}",
+        "0\r\nA: b\rc",
+        "0\r\n\r\r",
+        "0\r\nContent-Length: 5\r\n",
+        "0\r\ntransfer-encoding:chunked",
+        "0\r\nHOST:a",
+        "0\r\nProxy-Authorization: x",
+        "0\r\nContent_Length: 5\r\n",
+        "0\r\nx_Forwarded-For: 1",
+        "0\r\nTRANSFER_ENCODING: chunked",
+    ];
 
     #[test]
     fn every_other_spelling_is_refused() {
         let too_many = format!("{}\r\n", "0".repeat(17));
         let extension = format!("1;{}", "e".repeat(1025));
         let trailers = format!("0\r\n{}", "a: b\r\n".repeat(1400));
-        for bytes in [
-            "\r\n",
-            ";\r\n",
-            "0x5\r\n",
-            "+5\r\n",
-            "-5\r\n",
-            "5_0\r\n",
-            " 5\r\n",
-            "5 \r\n",
-            "5 ;a\r\n",
-            "5\t\r\n",
-            "5\n",
-            "5\r5",
-            "5,5\r\n",
-            "5.0\r\n",
-            "g\r\n",
-            "\u{0}5\r\n",
-            "5\u{0}\r\n",
-            "5h\r\n",
-            "8000000000000000\r\n",
-            "ffffffffffffffff\r\n",
-            &too_many,
-            &extension,
-            "1;a\nx",
-            "1;a\rx",
-            "1;\u{0}",
-            "1;\u{7f}",
-            "1;\u{e4}",
-            "1\r\nxx\r\n",
-            "1\r\nx\n",
-            "1\r\nx\r\r",
-            "1\r\n\r\nx",
-            "1\r\nx0\r\n\r\n",
-            "0\r\n\n",
-            "0\r\nA\r\n",
-            "0\r\n: b\r\n",
-            "0\r\nA : b",
-            "0\r\n A: b",
-            "0\r\nA: b\n",
-            "0\r\nA: b\r\n c",
-            "0\r\nA: \u{0}",
-            "0\r\nA: b\rc",
-            "0\r\n\r\r",
-            "0\r\nContent-Length: 5\r\n",
-            "0\r\ntransfer-encoding:chunked",
-            "0\r\nHOST:a",
-            "0\r\nProxy-Authorization: x",
-            "0\r\nContent_Length: 5\r\n",
-            "0\r\nx_Forwarded-For: 1",
-            "0\r\nTRANSFER_ENCODING: chunked",
-            &trailers,
-        ] {
+        let long = [&*too_many, &*extension, &*trailers];
+        for bytes in REFUSED.iter().copied().chain(long) {
             assert!(decoded(bytes.as_bytes()).is_err(), "{}", bytes.escape_debug());
         }
     }

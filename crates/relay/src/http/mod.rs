@@ -19,7 +19,7 @@ mod chunk;
 mod connection;
 mod digits;
 #[cfg(any(test, fuzzing))]
-pub mod examine;
+pub(crate) mod examine;
 mod exchange;
 mod framing;
 mod glob;

@@ -1,47 +1,17 @@
-//! The reader's fuzz targets: whatever the text, it comes to an end, does not panic, and what it
-//! complains of is on a line that is there.
+//! Texts for the reader's fuzz target that look like a configuration more often than chance would
+//! have it: whatever the text, it comes to an end.
 
+use crate::examine::text as reads;
 use crate::examples::examples;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use sosplice_relay::config::keys::SECTIONS;
-use sosplice_relay::config::{parse, print};
+use sosplice_relay::config::parse;
 use std::sync::LazyLock;
 
 static EXAMPLES: LazyLock<Vec<String>> =
     LazyLock::new(|| examples().into_iter().map(|(_, text)| text).collect());
-
-/// What must hold for any text at all.
-fn reads(text: &str) {
-    match parse(text) {
-        Ok(plan) => {
-            let printed = print(&plan);
-            let again = parse(&printed);
-            assert_eq!(again.as_ref(), Ok(&plan), "from\n{text}\nthis was printed\n{printed}");
-        }
-        Err(problems) => {
-            assert!(!problems.is_empty());
-            // As an editor counts them: nothing stands behind the last end of line.
-            let mut lines: Vec<_> = text.split('\n').collect();
-            if lines.len() > 1 && text.ends_with('\n') {
-                lines.pop();
-            }
-            let mut last = (1, 1);
-            for problem in problems {
-                let line = problem.line.checked_sub(1).and_then(|line| lines.get(line));
-                let line = line.unwrap_or_else(|| panic!("{problem}: no such line in\n{text}"));
-                let columns = line.chars().count() + 1;
-                assert!((1..=columns).contains(&problem.column), "{problem}: in\n{text}");
-                assert!((problem.line, problem.column) >= last, "{problem}: out of order");
-                last = (problem.line, problem.column);
-                let told = problem.to_string();
-                assert!(!told.contains(char::is_control), "{told:?}: one line each");
-                assert!(told.len() < 2000, "{told}: short");
-            }
-        }
-    }
-}
 
 /// A change of a text.
 #[derive(Clone, Debug)]

@@ -4,13 +4,15 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod errors;
+#[path = "../../src/config/examine.rs"]
+mod examine;
 mod examples;
 mod files;
 mod garbage;
 mod meaning;
 mod round_trip;
 
-use sosplice_relay::config::{Problem, parse};
+use sosplice_relay::config::{Problem, parse, print};
 
 /// The lines that a text earns.
 fn problems(text: &str) -> Vec<String> {
