@@ -39,12 +39,15 @@ fn written(value: &impl Serialize) -> Vec<u8> {
 #[cfg(test)]
 pub(crate) fn seeds() -> Vec<Vec<u8>> {
     use super::protocol::{Request, Setting};
-    let (upstream, server, set) = ("web".to_owned(), Some("a:1".to_owned()), Setting::Drain);
+    let set = |set| Request::Server { upstream: "web".to_owned(), server: None, set };
+    let (upstream, server) = ("web".to_owned(), Some("a:1".to_owned()));
     let asked = [
         Request::Sessions,
         Request::Kill { ids: vec![7, u64::MAX] },
         Request::Upstreams,
-        Request::Server { upstream, server, set },
+        Request::Server { upstream, server, set: Setting::Drain },
+        set(Setting::Disable),
+        set(Setting::Enable),
         Request::Stats,
         Request::Reload,
     ];

@@ -243,10 +243,15 @@ pub(crate) mod seeds {
     use crate::http::chunk::tests::{REFUSED, WHOLE};
     use crate::http::head::tests::{ANSWERS, FIRST_LINES, GET, MEANINGS, SMUGGLING};
 
+    /// What a server may read as `/admin`.
+    const HIDDEN: [&str; 4] = ["/%61dmin", "//admin", "/;/admin", "/admin;a=b/c"];
+
     pub(crate) fn requests() -> Vec<Vec<u8>> {
         let meant = MEANINGS.iter().map(|(text, _)| (*text).to_owned());
         let smuggled = SMUGGLING.iter().map(|(fields, _)| format!("{GET}{fields}\r\n"));
-        let lines = FIRST_LINES.iter().map(|(line, _)| format!("{line}\r\nHost: a\r\n\r\n"));
+        let past_the_rule = HIDDEN.iter().map(|path| format!("GET {path} HTTP/1.1"));
+        let lines = FIRST_LINES.iter().map(|(line, _)| (*line).to_owned()).chain(past_the_rule);
+        let lines = lines.map(|line| format!("{line}\r\nHost: a\r\n\r\n"));
         meant.chain(smuggled).chain(lines).map(String::into_bytes).collect()
     }
 
