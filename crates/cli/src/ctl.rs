@@ -41,9 +41,9 @@ pub struct Place {
 
 #[derive(clap::Subcommand)]
 enum What {
-    /// List the running TCP and HTTP sessions, and what they have carried by which engine
+    /// List the running sessions, and what they have carried: by which engine, or in how many datagrams
     Sessions,
-    /// End sessions at once: both peers of each see a reset
+    /// End sessions at once: both peers of each see a reset, those of datagrams see nothing
     Kill {
         /// Numbers, as `sessions` lists them
         #[arg(required = true, value_name = "ID")]

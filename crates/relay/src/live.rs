@@ -1,4 +1,4 @@
-//! Running sessions, for whoever asks about them or wants one gone. A session's counts are
+//! Running sessions of streams, for whoever asks about them or wants one gone. A session's counts are
 //! written by its worker alone; the table of a worker is locked when a session begins or ends,
 //! and when somebody asks.
 
@@ -129,21 +129,43 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[derive(Debug)]
 pub(crate) struct Sessions {
     table: Mutex<HashMap<u64, Arc<Live>>>,
+    numbers: Numbers,
+}
+
+/// Where sessions have their numbers from. Those of one source leave out those of the others.
+#[derive(Debug)]
+pub(crate) struct Numbers {
     next: AtomicU64,
-    /// Numbers of one worker leave out those of the others.
     step: u64,
 }
 
+impl Numbers {
+    /// Source `number` of `sources`.
+    fn new(number: usize, sources: usize) -> Self {
+        Self { next: AtomicU64::new(number as u64 + 1), step: sources.max(1) as u64 }
+    }
+
+    /// One for each of `workers`, and one for the sessions of datagrams, which have workers of their
+    /// own that come and go.
+    pub(crate) fn sources(workers: usize) -> (Vec<Self>, Self) {
+        let all = (0..workers).map(|number| Self::new(number, workers + 1)).collect();
+        (all, Self::new(workers, workers + 1))
+    }
+
+    pub(crate) fn next(&self) -> u64 {
+        self.next.fetch_add(self.step, Ordering::Relaxed)
+    }
+}
+
 impl Sessions {
-    /// Of worker `number` of `workers`.
-    pub(crate) fn new(number: usize, workers: usize) -> Self {
-        let next = AtomicU64::new(number as u64 + 1);
-        Self { table: Mutex::default(), next, step: workers.max(1) as u64 }
+    /// Of one worker.
+    pub(crate) fn new(numbers: Numbers) -> Self {
+        Self { table: Mutex::default(), numbers }
     }
 
     /// Enters a session; it leaves when the entry is dropped.
     pub(crate) fn enter(self: &Arc<Self>, relay: Arc<Relay>, client: SocketAddr) -> Entered {
-        let id = self.next.fetch_add(self.step, Ordering::Relaxed);
+        let id = self.numbers.next();
         let live = Arc::new(Live::new(id, relay, client));
         lock(&self.table).insert(id, Arc::clone(&live));
         Entered { sessions: Arc::clone(self), live }

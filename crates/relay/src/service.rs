@@ -11,7 +11,7 @@ use crate::crew::Crew;
 use crate::error::Error;
 use crate::gate::Gate;
 use crate::graph::{Count, Graph, ListenerKey};
-use crate::live::Sessions;
+use crate::live::{Numbers, Sessions};
 use crate::plan::Plan;
 use crate::room::Room;
 use crate::upstream::{self, Upstream, Watch};
@@ -71,7 +71,7 @@ pub struct Service {
 pub(crate) struct State {
     workers: usize,
     source: Option<Source>,
-    /// Of each worker.
+    /// Of each worker, those of streams.
     pub(crate) sessions: Vec<Arc<Sessions>>,
     stage: watch::Sender<Stage>,
     running: Mutex<Running>,
@@ -96,6 +96,7 @@ struct Running {
     crew: Option<Arc<Crew>>,
     threads: Vec<JoinHandle<()>>,
     datagrams: HashMap<ListenerKey, udp::Group>,
+    datagram_numbers: Arc<Numbers>,
     /// Those that are no longer in the plan, and may have sessions still.
     leaving: Vec<(ListenerKey, udp::Group)>,
     /// Workers hold the other ends.
@@ -141,6 +142,7 @@ impl Service {
         let graph = Arc::new(Graph::new(&plan, workers, None)?);
         let room = Room::new(&plan, workers)?;
         let (alive_sender, alive) = mpsc::channel(1);
+        let (numbers, datagram_numbers) = Numbers::sources(workers);
         let mut running = Running {
             plan,
             graph: Arc::clone(&graph),
@@ -150,13 +152,15 @@ impl Service {
             crew: None,
             threads: Vec::new(),
             datagrams: HashMap::new(),
+            datagram_numbers: Arc::new(datagram_numbers),
             leaving: Vec::new(),
             alive: alive_sender.downgrade(),
             watch: None,
         };
         let sockets = Sockets::bind(&graph, workers, &running.bound)?;
         let (stage, _) = watch::channel(Stage::Running);
-        let sessions: Vec<_> = (0..workers).map(|n| Arc::new(Sessions::new(n, workers))).collect();
+        let sessions: Vec<_> =
+            numbers.into_iter().map(|numbers| Arc::new(Sessions::new(numbers))).collect();
         if source.is_some() || graph.stream_listeners().next().is_some() {
             running.start_workers(&sessions, &stage, alive_sender.clone())?;
         }
@@ -254,6 +258,14 @@ impl State {
         let running = self.running();
         let leaving = running.leaving.iter().map(|(_, group)| group);
         running.datagrams.values().chain(leaving).for_each(|group| group.tell(stage));
+    }
+
+    /// Where the workers of datagrams are asked about their sessions.
+    pub(crate) fn desks(&self) -> Vec<udp::Desk> {
+        let running = self.running();
+        let leaving = running.leaving.iter().map(|(_, group)| group);
+        let all = running.datagrams.values().chain(leaving);
+        all.flat_map(|group| group.desks().iter().cloned()).collect()
     }
 
     pub(crate) fn stage(&self) -> Stage {
@@ -488,7 +500,8 @@ impl Running {
             else {
                 continue;
             };
-            match udp::Group::start(binding, sockets, &room, self.plan.busy_poll, alive) {
+            let (numbers, busy_poll) = (&self.datagram_numbers, self.plan.busy_poll);
+            match udp::Group::start(binding, sockets, &room, numbers, busy_poll, alive) {
                 Ok(group) => drop(groups.insert(key, group)),
                 Err(error) => {
                     groups.into_values().for_each(udp::Group::cancel);

@@ -13,11 +13,13 @@
 //! It does not wait for anybody: where a socket is full, datagrams are dropped and
 //! counted, as on any hop.
 
+mod desk;
 mod group;
 mod listener;
 mod session;
 mod table;
 mod worker;
 
+pub(crate) use desk::{Desk, Look, Name};
 pub(crate) use group::Group;
 pub(crate) use listener::bind;

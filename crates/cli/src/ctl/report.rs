@@ -11,7 +11,7 @@ use std::fmt::Write;
 pub fn text(answer: &Answer) -> String {
     let mut text = String::new();
     match answer {
-        Answer::Sessions(all) => table(&sessions(all), &mut text),
+        Answer::Sessions(all) => listed(all, &mut text),
         Answer::Killed { killed, .. } => {
             // Writing to a string does not fail.
             let _ = writeln!(text, "{} killed", killed.len());
@@ -32,7 +32,21 @@ fn size(bytes: u64) -> String {
     ByteSize(bytes).to_string()
 }
 
-fn sessions(all: &[SessionSnapshot]) -> Vec<Vec<String>> {
+/// A table for each kind that there is; where there is none, the head of the first.
+fn listed(all: &[SessionSnapshot], text: &mut String) {
+    let (datagrams, streams): (Vec<_>, _) = all.iter().partition(|s| s.datagrams.is_some());
+    if !streams.is_empty() || datagrams.is_empty() {
+        table(&sessions(&streams), text);
+    }
+    if !streams.is_empty() && !datagrams.is_empty() {
+        text.push('\n');
+    }
+    if !datagrams.is_empty() {
+        table(&datagram_sessions(&datagrams), text);
+    }
+}
+
+fn sessions(all: &[&SessionSnapshot]) -> Vec<Vec<String>> {
     let head = [
         "ID",
         "RELAY",
@@ -63,6 +77,35 @@ pub fn who(session: &SessionSnapshot) -> [String; 5] {
         session.upstream.map_or_else(|| "-".to_owned(), |addr| addr.to_string()),
         age(session.age_ms),
     ]
+}
+
+fn datagram_sessions(all: &[&SessionSnapshot]) -> Vec<Vec<String>> {
+    let head = [
+        "ID",
+        "RELAY",
+        "CLIENT",
+        "UPSTREAM",
+        "AGE",
+        "IDLE",
+        "UP",
+        "UP DATAGRAMS",
+        "DOWN",
+        "DOWN DATAGRAMS",
+    ];
+    let mut rows = vec![row(head)];
+    rows.extend(all.iter().filter_map(|session| {
+        let datagrams = session.datagrams?;
+        let mut row = who(session).to_vec();
+        row.extend([
+            age(datagrams.idle_ms),
+            size(session.up.total()),
+            datagrams.up.to_string(),
+            size(session.down.total()),
+            datagrams.down.to_string(),
+        ]);
+        Some(row)
+    }));
+    rows
 }
 
 fn servers(all: &[ServerSnapshot]) -> Vec<Vec<String>> {

@@ -7,6 +7,7 @@ mod support;
 
 mod admin;
 mod commands;
+mod datagrams;
 mod hostile;
 mod http;
 mod place;

@@ -52,8 +52,14 @@ pub struct Service {
 impl Service {
     #[track_caller]
     pub fn to(servers: &[&TcpListener]) -> Self {
+        Self::with(&relay_to(servers))
+    }
+
+    /// With the rest of its configuration.
+    #[track_caller]
+    pub fn with(rest: &str) -> Self {
         let dir = Dir::new();
-        dir.configure(&relay_to(servers));
+        dir.configure(rest);
         Self { relay: Relay::serve(&dir.file()), dir }
     }
 

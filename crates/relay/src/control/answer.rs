@@ -2,6 +2,7 @@
 
 use super::protocol::{Answer, Request, Setting};
 use super::serve::Reply;
+use super::sessions::{self, Sessions};
 use crate::service::State;
 use crate::upstream::{Admin, Server, Upstream};
 use std::sync::Arc;
@@ -10,12 +11,12 @@ use std::sync::Arc;
 pub(super) async fn answer(state: &Arc<State>, request: Request) -> Reply {
     Reply::One(match request {
         Request::Sessions => {
-            let all = state.sessions.iter().flat_map(|sessions| sessions.all());
-            let mut sessions: Vec<_> = all.collect();
-            sessions.sort_unstable_by_key(|live| live.id);
-            return Reply::Sessions(sessions);
+            return Reply::Sessions(Sessions::of(state).await);
         }
-        Request::Kill { ids } => kill(state, ids),
+        Request::Kill { ids } => {
+            let (killed, unknown) = sessions::kill(state, ids).await;
+            Answer::Killed { killed, unknown }
+        }
         Request::Upstreams => Answer::Servers(state.graph().upstreams.snapshot()),
         Request::Server { upstream, server, set } => {
             set_server(state, &upstream, server.as_deref(), set).unwrap_or_else(Answer::Refused)
@@ -26,20 +27,6 @@ pub(super) async fn answer(state: &Arc<State>, request: Request) -> Reply {
             Err(why) => Answer::Refused(why),
         },
     })
-}
-
-fn kill(state: &State, ids: Vec<u64>) -> Answer {
-    let (mut killed, mut unknown) = (Vec::new(), Vec::new());
-    for id in ids {
-        match state.sessions.iter().find_map(|sessions| sessions.find(id)) {
-            Some(live) => {
-                live.kill();
-                killed.push(id);
-            }
-            None => unknown.push(id),
-        }
-    }
-    Answer::Killed { killed, unknown }
 }
 
 fn set_server(

@@ -4,7 +4,7 @@
 //! object a line ([`protocol`]), each with the version that it is written in. The types are those
 //! of both sides, so that what is written is what is read. It is served on the control thread's
 //! runtime: a client can make no worker wait for longer than it takes to copy the list of its
-//! sessions.
+//! sessions, and a worker of datagrams to look at a line's worth of them.
 //!
 //! What a client sends is bounded in length, how long it takes is bounded in time, and so is the
 //! number of clients. It does not tell one client what another has asked, sends nothing unasked,
@@ -16,12 +16,13 @@ mod client;
 pub(crate) mod examine;
 pub mod protocol;
 mod serve;
+mod sessions;
 mod snapshot;
 mod socket;
 
 pub use client::{AskError, Client};
 pub use snapshot::{
-    Bytes, RelaySnapshot, RuleSnapshot, SessionSnapshot, StageWord, Stats, Statuses,
+    Bytes, Datagrams, RelaySnapshot, RuleSnapshot, SessionSnapshot, StageWord, Stats, Statuses,
 };
 pub use socket::BindError;
 

@@ -28,9 +28,10 @@ pub struct Ask {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Request {
-    /// The running sessions. Those of datagrams are not among them.
+    /// The running sessions.
     Sessions,
-    /// Ends sessions; both peers of each see a reset.
+    /// Ends sessions; both peers of each see a reset. Those of datagrams see nothing: the client's
+    /// next datagram begins another session.
     Kill {
         /// Their numbers.
         ids: Vec<u64>,

@@ -2,8 +2,7 @@
 
 use super::answer;
 use super::protocol::{Answer, Ask, REQUEST_LEN_MAX, Request, Told, VERSION};
-use super::snapshot;
-use crate::live::Live;
+use super::sessions::Sessions;
 use crate::service::State;
 use std::convert::Infallible;
 use std::future::Future;
@@ -36,7 +35,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(super) enum Reply {
     One(Answer),
     /// As lines, each made when it is sent.
-    Sessions(Vec<Arc<Live>>),
+    Sessions(Sessions),
 }
 
 /// Serves all clients of `listener`, for ever.
@@ -153,10 +152,10 @@ async fn send<W: AsyncWrite + Unpin>(writer: &mut W, reply: Reply) -> io::Result
         Reply::One(answer) => return writer.write_all(&line(&Told::last(answer))?).await,
         Reply::Sessions(sessions) => sessions,
     };
-    let mut lines = sessions.chunks(SESSIONS_A_LINE).peekable();
+    let mut lines = sessions.parts(SESSIONS_A_LINE).peekable();
     loop {
         let part = lines.next().unwrap_or_default();
-        let answer = Answer::Sessions(part.iter().map(|live| snapshot::session(live)).collect());
+        let answer = Answer::Sessions(sessions.look(part).await);
         let more = lines.peek().is_some();
         writer.write_all(&line(&Told { version: VERSION, more, answer })?).await?;
         if !more {

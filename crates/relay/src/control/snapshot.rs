@@ -6,6 +6,7 @@ use crate::graph::{ByEngine, Count, Relay, Tally};
 use crate::live::Live;
 use crate::plan::Protocol;
 use crate::service::{Stage, State};
+use crate::udp::Look;
 use serde::{Deserialize, Serialize};
 use sosplice::Carried;
 use std::net::SocketAddr;
@@ -66,6 +67,20 @@ pub struct SessionSnapshot {
     pub up: Bytes,
     /// To the client so far. With HTTP the bodies of answers that have ended.
     pub down: Bytes,
+    /// Of a session of datagrams.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub datagrams: Option<Datagrams>,
+}
+
+/// What is told of a session of datagrams alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Datagrams {
+    /// Sent to the server so far.
+    pub up: u64,
+    /// Sent to the client so far.
+    pub down: u64,
+    /// For how long none has come either way, in milliseconds.
+    pub idle_ms: u64,
 }
 
 /// A relay's counts since the process began.
@@ -192,6 +207,22 @@ pub(super) fn session(live: &Live) -> SessionSnapshot {
         age_ms: ms(live.began.elapsed()),
         up: up.into(),
         down: down.into(),
+        datagrams: None,
+    }
+}
+
+pub(super) fn datagram_session(look: Look) -> SessionSnapshot {
+    let (up, down) = look.carried;
+    let idle_ms = ms(look.idle);
+    SessionSnapshot {
+        id: look.id,
+        relay: look.relay.plan.name.clone(),
+        client: look.client,
+        upstream: Some(look.upstream),
+        age_ms: ms(look.age),
+        up: up.into(),
+        down: down.into(),
+        datagrams: Some(Datagrams { up: up.datagrams, down: down.datagrams, idle_ms }),
     }
 }
 

@@ -1,8 +1,10 @@
 //! The workers of one listening address: started together, told together, and ended together.
 
+use super::desk::Desk;
 use super::worker::{self, Bell, Live, Quota, Setup};
 use crate::error::Error;
 use crate::graph::Binding;
+use crate::live::Numbers;
 use crate::room::Room;
 use crate::service::Stage;
 use socket2::Socket;
@@ -18,6 +20,7 @@ pub(crate) struct Group {
     live: watch::Sender<Live>,
     quota: Arc<Quota>,
     bells: Vec<Arc<Bell>>,
+    desks: Vec<Desk>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -31,6 +34,7 @@ impl Group {
         binding: Binding,
         sockets: Vec<Socket>,
         room: &Room,
+        numbers: &Arc<Numbers>,
         busy_poll: Duration,
         alive: &mpsc::Sender<Infallible>,
     ) -> Result<Self, Error> {
@@ -43,13 +47,16 @@ impl Group {
         let quota = Arc::new(Quota::new(max_sessions, bells.clone()));
         let live = Live { stage: Stage::Running, binding: Arc::new(binding) };
         let live = watch::channel(live).0;
-        let mut group = Self { live, quota, bells, threads: Vec::new() };
+        let mut group = Self { live, quota, bells, desks: Vec::new(), threads: Vec::new() };
         // Sockets of workers that have ended, closed with the last; see [`worker::run`].
         let ended = Arc::new(Mutex::new(Vec::new()));
         for (number, socket) in sockets.into_iter().enumerate() {
             let (live, quota) = (group.live.subscribe(), Arc::clone(&group.quota));
-            let setup = Setup { number, live, quota, busy_poll };
             let (bell, alive) = (Arc::clone(&group.bells[number]), alive.clone());
+            let (desk, questions) = Desk::new(Arc::clone(&bell));
+            let numbers = Arc::clone(numbers);
+            let setup = Setup { number, live, quota, numbers, questions, busy_poll };
+            group.desks.push(desk);
             let ended = Arc::clone(&ended);
             let work = move || {
                 match worker::run(setup, socket, &bell) {
@@ -84,6 +91,11 @@ impl Group {
     pub(crate) fn tell(&self, stage: Stage) {
         self.live.send_modify(|live| live.stage = stage);
         self.ring();
+    }
+
+    /// Where the workers are asked about their sessions.
+    pub(crate) fn desks(&self) -> &[Desk] {
+        &self.desks
     }
 
     fn ring(&self) {

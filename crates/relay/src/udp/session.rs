@@ -18,12 +18,14 @@ const SESSION_BUFFER_BYTES: i32 = 1 << 20;
 
 /// A client's session.
 pub(super) struct Session {
+    /// For whoever asks about it.
+    pub(super) id: u64,
     pub(super) socket: OwnedFd,
     /// Where answers go.
     pub(super) client: Destination,
-    upstream: SocketAddr,
+    pub(super) upstream: SocketAddr,
     place: Place,
-    began: Instant,
+    pub(super) began: Instant,
     /// The last datagram either way.
     pub(super) used: Instant,
     /// Stands in its worker's queue.
@@ -118,7 +120,12 @@ impl Session {
     ///
     /// # Errors
     /// No descriptor or no port left; no server to be had, or no route to any.
-    pub(super) fn new(origin: &Origin, binding: &Binding, now: Instant) -> io::Result<Self> {
+    pub(super) fn new(
+        id: u64,
+        origin: &Origin,
+        binding: &Binding,
+        now: Instant,
+    ) -> io::Result<Self> {
         let mut last = io::Error::other("every server is down, disabled or full");
         let client = origin.from.ip().to_canonical();
         let mut tried = Tried::default();
@@ -130,6 +137,7 @@ impl Session {
                 match connected(*addr, engine) {
                     Ok(socket) => {
                         return Ok(Self {
+                            id,
                             socket,
                             client: Destination { addr: origin.from, from: origin.to },
                             upstream: *addr,
@@ -174,7 +182,7 @@ impl Session {
         self.kernel_drops = count;
     }
 
-    fn client_name(&self) -> SocketAddr {
+    pub(super) fn client_name(&self) -> SocketAddr {
         SocketAddr::new(self.client.addr.ip().to_canonical(), self.client.addr.port())
     }
 

@@ -70,6 +70,16 @@ impl<S> Table<S> {
         self.slots.get_mut(slot as usize)?.as_mut().map(|slot| &mut slot.session)
     }
 
+    pub(super) fn get(&self, slot: u32) -> Option<&S> {
+        self.slots.get(slot as usize)?.as_ref().map(|slot| &slot.session)
+    }
+
+    /// Each with its slot, in no order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &S)> {
+        let all = (0u32..).zip(&self.slots);
+        all.filter_map(|(at, slot)| Some((at, &slot.as_ref()?.session)))
+    }
+
     /// The slot that the next session will have.
     pub(super) fn next_slot(&self) -> u32 {
         self.free.last().copied().unwrap_or(self.slots.len() as u32)

@@ -1,9 +1,11 @@
 //! One worker: a thread, an epoll, a listening socket, and the sessions of the clients
 //! that the kernel has given it.
 
+use super::desk::{Look, Name, Question};
 use super::session::{Session, is_exhausted, is_refusal};
 use super::table::{Key, Table};
 use crate::graph::{Binding, Tally};
+use crate::live::Numbers;
 use crate::service::Stage;
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use rustix::fd::OwnedFd;
@@ -17,9 +19,9 @@ use std::mem::MaybeUninit;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
-/// Wakes a worker: the stage has changed, or another worker needs room.
+/// Wakes a worker: the stage has changed, another worker needs room, or somebody asks.
 #[derive(Debug)]
 pub(super) struct Bell(OwnedFd);
 
@@ -84,13 +86,15 @@ impl Quota {
     }
 }
 
-/// What all workers of a group share.
-#[derive(Clone, Debug)]
+/// What a worker is started with.
+#[derive(Debug)]
 pub(super) struct Setup {
     /// Of this worker, in the relay's tallies.
     pub(super) number: usize,
     pub(super) live: watch::Receiver<Live>,
     pub(super) quota: Arc<Quota>,
+    pub(super) numbers: Arc<Numbers>,
+    pub(super) questions: mpsc::UnboundedReceiver<Question>,
     pub(super) busy_poll: Duration,
 }
 
@@ -282,6 +286,44 @@ impl Worker<'_> {
         } else if self.table.len() > 0 && self.setup.quota.is_wanted() {
             self.evict();
         }
+        while let Ok(question) = self.setup.questions.try_recv() {
+            self.answer(question);
+        }
+    }
+
+    /// Who has asked may be gone.
+    fn answer(&mut self, question: Question) {
+        match question {
+            Question::Names(answer) => {
+                let name = |(slot, session): (u32, &Session)| Name { id: session.id, slot };
+                let _ = answer.send(self.table.iter().map(name).collect());
+            }
+            Question::Looks(names, answer) => {
+                let looks = names.iter().filter_map(|name| self.look(*name)).collect();
+                let _ = answer.send(looks);
+            }
+            Question::Kill(ids, answer) => {
+                let is_meant = |session: &Session| ids.binary_search(&session.id).is_ok();
+                let all = self.table.iter().filter(|(_, session)| is_meant(session));
+                let meant: Vec<_> = all.map(|(slot, session)| (slot, session.id)).collect();
+                meant.iter().for_each(|(slot, _)| self.end(*slot, "killed"));
+                let _ = answer.send(meant.into_iter().map(|(_, id)| id).collect());
+            }
+        }
+    }
+
+    fn look(&self, Name { id, slot }: Name) -> Option<Look> {
+        // The slot may be another session's by now.
+        let session = self.table.get(slot).filter(|session| session.id == id)?;
+        Some(Look {
+            id,
+            relay: Arc::clone(&self.binding.relay),
+            client: session.client_name(),
+            upstream: session.upstream,
+            age: session.began.elapsed(),
+            idle: session.used.elapsed(),
+            carried: session.carried(),
+        })
     }
 
     /// One receive call on the listening socket, and what follows from it.
@@ -363,8 +405,9 @@ impl Worker<'_> {
     /// A session for a new client, in place of the least recently used one where nothing
     /// else is left.
     fn make(&mut self, origin: &Origin) -> Option<Session> {
+        let id = self.setup.numbers.next();
         loop {
-            match Session::new(origin, &self.binding, self.now) {
+            match Session::new(id, origin, &self.binding, self.now) {
                 Ok(session) => return Some(session),
                 Err(error) => {
                     self.complain(&error);

@@ -2,7 +2,7 @@
 
 use super::*;
 use sosplice_relay::CheckSnapshot;
-use sosplice_relay::control::{Bytes, RuleSnapshot, Statuses};
+use sosplice_relay::control::{Bytes, Datagrams, RuleSnapshot, Statuses};
 
 fn addr(text: &str) -> std::net::SocketAddr {
     text.parse().expect("an address")
@@ -18,10 +18,11 @@ fn sessions_are_a_table() {
         age_ms: 61_000,
         up: Bytes { copy: 100, ..Bytes::default() },
         down: Bytes { copy: 4096, pipe: 3 << 30, ..Bytes::default() },
+        datagrams: None,
     };
     let early = SessionSnapshot { id: 12, upstream: None, age_ms: 0, ..session.clone() };
     assert_eq!(
-        text(&Answer::Sessions(vec![session, early])),
+        text(&Answer::Sessions(vec![session.clone(), early])),
         "\
 ID  RELAY  CLIENT          UPSTREAM       AGE    UP COPIED  UP SPLICED  DOWN COPIED  DOWN SPLICED
 7   db     192.0.2.1:5000  10.0.0.5:5432  1m 1s  100 B      0 B         4.0 KiB      3.0 GiB
@@ -29,6 +30,21 @@ ID  RELAY  CLIENT          UPSTREAM       AGE    UP COPIED  UP SPLICED  DOWN COP
 "
     );
     assert_eq!(text(&Answer::Sessions(vec![])).lines().count(), 1, "the head alone");
+    let bytes = |plain, gso| Bytes { plain, gso, ..Bytes::default() };
+    let datagrams = SessionSnapshot {
+        id: 9,
+        up: bytes(100, 0),
+        down: bytes(24, 4096),
+        datagrams: Some(Datagrams { up: 1, down: 5, idle_ms: 2_000 }),
+        ..session.clone()
+    };
+    let table = "\
+ID  RELAY  CLIENT          UPSTREAM       AGE    IDLE  UP     UP DATAGRAMS  DOWN     DOWN DATAGRAMS
+9   db     192.0.2.1:5000  10.0.0.5:5432  1m 1s  2s    100 B  1             4.0 KiB  5
+";
+    assert_eq!(text(&Answer::Sessions(vec![datagrams.clone()])), table, "no empty table beside it");
+    let both = text(&Answer::Sessions(vec![session, datagrams]));
+    assert_eq!(both.split("\n\n").last(), Some(table));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Pages, character by character.
 
 use super::*;
-use sosplice_relay::control::{Bytes, StageWord, Statuses};
+use sosplice_relay::control::{Bytes, Datagrams, StageWord, Statuses};
 
 fn relay(name: &str, accepted: u64, copy: u64, pipe: u64) -> RelaySnapshot {
     RelaySnapshot {
@@ -53,6 +53,7 @@ fn session(id: u64, up: u64, down: u64) -> SessionSnapshot {
         age_ms: 1_000,
         up: Bytes { copy: up, ..Bytes::default() },
         down: Bytes { pipe: down, ..Bytes::default() },
+        datagrams: None,
     }
 }
 
@@ -121,6 +122,19 @@ q quits
 }
 
 /// The counts of another process are no rates.
+#[test]
+fn a_session_of_datagrams_is_one_like_any_other() {
+    let session = |datagrams, plain, gso| SessionSnapshot {
+        up: Bytes { plain, gso, ..Bytes::default() },
+        datagrams: Some(Datagrams { up: datagrams, down: 0, idle_ms: 0 }),
+        ..session(7, 0, 0)
+    };
+    let before = sight(10_000, vec![], vec![session(1, 100, 0)]);
+    let now = sight(12_000, vec![], vec![session(5, 124, 2024)]);
+    let page = text(&lines(Some(&before), &now, None, (200, 50)));
+    assert!(page.contains("1.0 KiB") && page.contains("2.1 KiB"), "rate and sum: {page}");
+}
+
 #[test]
 fn the_first_look_and_one_after_a_restart_have_no_rates() {
     let mut other = before();

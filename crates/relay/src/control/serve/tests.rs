@@ -11,7 +11,7 @@ fn start(room: usize) -> (DuplexStream, JoinHandle<io::Result<()>>) {
     let task = tokio::spawn(serve_client(theirs, |request| async move {
         match request {
             Request::Kill { ids } => Reply::One(Answer::Killed { killed: ids, unknown: vec![] }),
-            Request::Sessions => Reply::Sessions(Vec::new()),
+            Request::Sessions => Reply::Sessions(Sessions::default()),
             other => Reply::One(Answer::Refused(format!("{other:?}"))),
         }
     }));
