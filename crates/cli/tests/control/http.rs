@@ -1,9 +1,9 @@
 //! What is told of an HTTP relay: requests, statuses, rules, and sessions that are connections.
 
 use super::admin::metrics;
-use super::service::{Dir, Service};
+use super::service::{Dir, Service, relay_to};
 use crate::support::pattern::{Ending, Pattern};
-use crate::support::peers::connect;
+use crate::support::peers::{accept, connect, listener};
 use crate::support::{Relay, wait_until};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -106,4 +106,55 @@ fn a_killed_connection_is_reset_and_counted_out() {
         let web = &service.json(&["stats"])["relays"][0];
         web["running"] == 0 && web["ended"] == 1
     });
+}
+
+/// What a server makes of the end of a killed request, whatever stage it was in.
+#[test]
+fn the_server_of_a_killed_request_sees_a_reset() {
+    const HEAD: &str = " / HTTP/1.1\r\nHost: a\r\n";
+    let upgrade = "Connection: upgrade\r\nUpgrade: x\r\n";
+    for (request, answer) in [
+        // It has sent a part of its body.
+        (format!("POST{HEAD}Content-Length: 100\r\n\r\nhello"), ""),
+        // All of it, and waits for the answer.
+        (format!("GET{HEAD}\r\n"), ""),
+        // An answer without a length is on its way.
+        (format!("GET{HEAD}\r\n"), "HTTP/1.1 200 OK\r\n\r\nhello"),
+        // It is no request any more.
+        (
+            format!("GET{HEAD}{upgrade}\r\n"),
+            "HTTP/1.1 101 x\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\nhello",
+        ),
+    ] {
+        let upstream = listener();
+        let relay =
+            relay_to(&[&upstream]).replace("[[upstream]]", "protocol = \"http\"\n[[upstream]]");
+        let service = Service::with(&relay);
+        let mut client = connect(service.relay.addr());
+        client.write_all(request.as_bytes()).unwrap();
+        let mut server = accept(&upstream);
+        let asked =
+            read_until(&mut server, if request.contains("hello") { "hello" } else { "\r\n\r\n" });
+        if !answer.is_empty() {
+            server.write_all(answer.as_bytes()).unwrap();
+            read_until(&mut client, "hello");
+        }
+        service.done(&["kill", &service.json(&["sessions"])[0]["id"].to_string()]);
+        for stream in [&mut client, &mut server] {
+            let end = stream.read(&mut [0; 100]).map_err(|error| error.kind());
+            assert_eq!(end, Err(ErrorKind::ConnectionReset), "{asked}");
+        }
+    }
+}
+
+/// What has come when its end has.
+#[track_caller]
+fn read_until(stream: &mut TcpStream, end: &str) -> String {
+    let mut text = Vec::new();
+    while !text.ends_with(end.as_bytes()) {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        text.push(byte[0]);
+    }
+    String::from_utf8(text).unwrap()
 }

@@ -6,6 +6,7 @@
 use super::buffers::{Buffers, Lent, lend};
 use super::exchange::{Exchange, Next};
 use super::io::{Elapsed, readable, recv, within};
+use super::killed::ResetIfKilled;
 use super::record::Fault;
 use super::refusal::Refusal;
 use super::scan::{Scan, blank_lines};
@@ -30,8 +31,8 @@ const LINGER_LEN_MAX: usize = 4 * 1024 * 1024;
 
 /// Serves a client that was accepted just now, to its end. Each request is accounted to the site.
 pub async fn serve<S: Site>(client: Registered, peer: Peer, site: Arc<S>) {
-    let client = Client { socket: client, site: &*site };
-    let client = &client.socket;
+    let client = &client;
+    let _client = ResetIfKilled { socket: client, site: &*site };
     // The first head counts from accept on.
     let mut until = Some(Instant::now() + site.current().as_ref().as_ref().timeouts.head);
     let mut left: Option<Lent> = None;
@@ -60,21 +61,6 @@ pub async fn serve<S: Site>(client: Registered, peer: Peer, site: Arc<S>) {
             Next::Keep => {}
             Next::Close => return,
             Next::Linger => return linger(client, buffers).await,
-        }
-    }
-}
-
-/// The client's socket, until the connection ends in whatever way.
-struct Client<'s, S: Site> {
-    socket: Registered,
-    site: &'s S,
-}
-
-impl<S: Site> Drop for Client<'_, S> {
-    fn drop(&mut self) {
-        if self.site.is_killed() {
-            // One that is gone already needs none.
-            let _ = sys::reset_on_close(&self.socket);
         }
     }
 }

@@ -7,6 +7,7 @@ mod link;
 use super::body::{Passage, Rest};
 use super::buffers::{Buffers, Input};
 use super::io::{Elapsed, send, within};
+use super::killed::ResetIfKilled;
 use super::ledger::Ledger;
 use super::order::{Onward, Order, Task};
 use super::record::Fault;
@@ -257,6 +258,7 @@ impl<'x, S: Site> Exchange<'x, S> {
         link: &Link<S>,
         body: &mut RequestBody,
     ) -> Result<(Delivered, bool), Miss> {
+        let _server = ResetIfKilled { socket: &link.socket, site: self.site };
         let Work { order, input, server, request, response } = work;
         let here = input.filled().get(..body.first).unwrap_or_default();
         let mut sent = 0;

@@ -25,6 +25,7 @@ mod framing;
 mod glob;
 mod head;
 mod io;
+mod killed;
 mod ledger;
 mod order;
 mod pool;

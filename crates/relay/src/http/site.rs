@@ -56,7 +56,8 @@ pub trait Site: Send + Sync + 'static {
     /// Done when [`is_stopping`](Self::is_stopping) becomes true.
     fn stopping(&self) -> impl Future<Output = ()> + Send;
 
-    /// Whether the connection ends because somebody wants it gone: then its client sees a reset.
+    /// Whether the connection ends because somebody wants it gone: then its client sees a reset, and
+    /// so does the server of its request.
     fn is_killed(&self) -> bool {
         false
     }

@@ -97,7 +97,8 @@ impl<S: Site> Exchange<'_, S> {
     /// Nothing is under way on the connection any more.
     pub(super) fn put_back(&self, link: Link<S>) {
         let server = S::server(&link.place);
-        if self.pools() && !self.site.is_stopping() && link.epoch == server.epoch() {
+        let goes_on = !self.site.is_stopping() && !self.site.is_killed();
+        if self.pools() && goes_on && link.epoch == server.epoch() {
             let (keep, max) = (self.relay.timeouts.keep_alive, server.idle_connections_max());
             self.site.pool().give(server, link.epoch, link.socket, (keep, max));
         }
