@@ -186,18 +186,29 @@ pub fn controlled(epoll: c_int, op: c_int, fd: c_int, event: Option<(u32, u64)>)
         if is_inner_set {
             inner.sets.push(fd);
         }
-        inner.take(fd);
-        if let Some((events, data)) = event.filter(|_| op != libc::EPOLL_CTL_DEL) {
-            let registration = Registration {
-                fd,
-                events,
-                data,
-                told: 0,
-                is_spent: false,
-                is_end_told: false,
-                silence: 0,
-            };
-            inner.put(fd, registration);
+        let new = event.filter(|_| op != libc::EPOLL_CTL_DEL).map(|(events, data)| Registration {
+            fd,
+            events,
+            data,
+            told: 0,
+            is_spent: false,
+            is_end_told: false,
+            silence: 0,
+        });
+        match (inner.registrations.get_mut(&fd), new) {
+            // As programs do that wait for room now and then; nothing is allocated for it.
+            (Some(old), Some(new)) if old.data == new.data => {
+                *old = new;
+                if !inner.live.contains(&fd) {
+                    inner.live.push(fd);
+                }
+            }
+            (_, new) => {
+                inner.take(fd);
+                if let Some(new) = new {
+                    inner.put(fd, new);
+                }
+            }
         }
     });
     if event.is_some() && set.sleepers.load(Ordering::SeqCst) > 0 && prepare_set(epoll) {

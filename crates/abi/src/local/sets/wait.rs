@@ -27,7 +27,8 @@ const SILENCE: u8 = 4;
 impl Inner {
     /// A sleep is over: those that were lively before it are looked at again without their doorbells.
     fn awake(&mut self) {
-        for key in std::mem::take(&mut self.armed) {
+        let mut armed = std::mem::take(&mut self.armed);
+        for key in armed.drain(..) {
             let Some(found) = self.paired(key) else { continue };
             disarm(&found);
             found.here.is_live.store(1, Ordering::SeqCst);
@@ -35,6 +36,8 @@ impl Inner {
                 self.live.push(key);
             }
         }
+        // Its memory is kept for the next sleep.
+        self.armed = armed;
     }
 }
 
@@ -64,23 +67,28 @@ pub fn prepare_set(epoll: c_int) -> bool {
 /// As [`prepare_set`]; what is armed is remembered for the one who sleeps.
 fn arm_all(set: &Set, is_remembered: bool) -> bool {
     set.with(|inner| {
-        let live = std::mem::take(&mut inner.live);
+        let mut live = std::mem::take(&mut inner.live);
+        // Where it is the only one, what rings is what wakes in any case.
+        let is_remembered = is_remembered && (spin_ns() > 0 || live.len() > 1);
         let mut ready = false;
-        for fd in live {
+        live.retain(|&fd| {
             if !inner.registrations.contains_key(&fd) {
-                continue;
+                return false;
             }
             if has_news(inner, fd) || !arm(inner, fd) {
                 ready |= has_news(inner, fd);
-                inner.live.push(fd);
-            } else if is_remembered
+                return true;
+            }
+            if is_remembered
                 && let Some(registration) = inner.registrations.get_mut(&fd)
                 && registration.silence < SILENCE
             {
                 registration.silence += 1;
                 inner.armed.push(fd);
             }
-        }
+            false
+        });
+        inner.live = live;
         ready
     })
     .unwrap_or(false)
