@@ -6,7 +6,7 @@
 //! What cannot be told stays marked, and is [`Broken`](super::Broken).
 
 use super::{Reading, Writing, bump, kind};
-use crate::layout::{BEYOND, FLIPPED, NEVER, ROUTE_PINNED, ROUTE_RING, STAYS};
+use crate::layout::{BEYOND, FLIPPED, ROUTE_PINNED, ROUTE_RING, STAYS};
 use crate::ring::Store;
 use crate::sync::{AtomicU64, Ordering, fence};
 
@@ -132,7 +132,7 @@ impl<S: Store> Reading<'_, S> {
     pub fn mend(&mut self, carried: impl FnOnce() -> Option<Carried>) {
         let is_mended = match self.own.in_doubt.load(Ordering::Relaxed) {
             GRANTING => {
-                let is_out = self.bell.grant.load(Ordering::Acquire) != NEVER;
+                let is_out = self.bell.grant.load(Ordering::Acquire) != 0;
                 self.own.granted.store(u32::from(is_out), Ordering::Relaxed);
                 true
             }

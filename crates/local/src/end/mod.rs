@@ -174,11 +174,7 @@ impl<'a, S: Store> End<'a, S> {
     pub fn unpark(&self) -> [Option<&'a AtomicU32>; 2] {
         // Either a reader sees what was done, or that it is parked is seen here.
         fence(Ordering::SeqCst);
-        [0, 1].map(|lane| {
-            let word = &self.header.lanes[lane].bell.parked;
-            (word.load(Ordering::Relaxed) != 0 && word.swap(0, Ordering::AcqRel) != 0)
-                .then_some(word)
-        })
+        [0, 1].map(|lane| unparked(&self.header.lanes[lane].bell.parked))
     }
 
     /// Bytes in the incoming ring, without the lock: a glance for one who spins.
@@ -280,6 +276,12 @@ impl Drop for Asleep<'_> {
     fn drop(&mut self) {
         self.0.sleepers.fetch_sub(1, Ordering::SeqCst);
     }
+}
+
+/// Takes the word from one who sleeps at it, and is then to be woken there; behind a fence.
+#[inline]
+fn unparked(word: &AtomicU32) -> Option<&AtomicU32> {
+    (word.load(Ordering::Relaxed) != 0 && word.swap(0, Ordering::AcqRel) != 0).then_some(word)
 }
 
 /// Adds to a count that only this end writes.

@@ -2,7 +2,7 @@
 
 use super::mending::{GRANTING, LEAVING, RINGING, ROUTING, SURE};
 use super::own::OwnWriting;
-use super::{Broken, bump, kind};
+use super::{Broken, bump, kind, unparked};
 use crate::layout::{
     ASKED, BACK, BEYOND, Bell, FLIPPED, NEVER, ROUTE_PINNED, ROUTE_RING, ROUTE_TCP, STAYS, Taken,
     UNCOUNTED, Written,
@@ -162,8 +162,7 @@ impl<'a, S: Store> Writing<'a, S> {
     #[inline]
     #[must_use]
     pub fn unpark(&self) -> Option<&'a AtomicU32> {
-        let word = &self.bell.parked;
-        (word.load(Ordering::Relaxed) != 0 && word.swap(0, Ordering::AcqRel) != 0).then_some(word)
+        unparked(&self.bell.parked)
     }
 
     /// Nobody knows whether the reader lives. What is compared with later is the tail from before it is woken.
